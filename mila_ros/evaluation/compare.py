@@ -1,0 +1,168 @@
+"""`mila compare`: the slow network on every frame against MILA at growing distance from its keyframe.
+
+A labelled still serves as video: the keyframe is the view of a camera that was `distance` frames of motion away
+(geometry.moved_view), so parallax is real and the labelled picture itself stays untouched. Motion is drawn per frame
+and distance from a fixed seed; the same command gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mila_ros.errors import UserError
+from mila_ros.evaluation.metrics import TaskMetrics
+from mila_ros.models.checkpoint import load_model, resolve
+from mila_ros.models.flops import count_flops
+from mila_ros.models.mila import Mila
+from mila_ros.worlds.frames import Frame
+from mila_ros.worlds.geometry import moved_view
+from mila_ros.worlds.motion import random_motion
+from mila_ros.worlds.nyuv2 import NyuV2
+
+DISTANCES = (1, 2, 5, 10)
+
+
+def frame_tensors(frame: Frame, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+    """A frame as the network takes it: image (1, 3, H, W) in 0..1, intrinsics (1, 4), ground truth by task."""
+    image = torch.from_numpy(frame.rgb).to(device).permute(2, 0, 1)[None].float() / 255
+    camera = frame.intrinsics
+    intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]], device=device)
+    truth: dict[str, Tensor | None] = {
+        "segmentation": None if frame.labels is None else torch.from_numpy(frame.labels).to(device)[None],
+        "depth": None if frame.depth is None else torch.from_numpy(frame.depth).to(device)[None],
+        "normals": None if frame.normals is None else torch.from_numpy(frame.normals).to(device)[None],
+    }
+    return image, intrinsics, truth
+
+
+def earlier_view(image: Tensor, frame: Frame, intrinsics: Tensor, distance: int, seed: int) -> Tensor:
+    """The picture that the keyframe's camera took `distance` frames of motion ago: (1, 3, H, W)."""
+    if frame.depth is None:
+        raise UserError(f"frame {frame.name} has no depth: a view from elsewhere cannot be made of it")
+    depth = torch.nan_to_num(torch.from_numpy(frame.depth), nan=5.0).to(image.device)[None]
+    generator = torch.Generator().manual_seed(seed)
+    motion = random_motion(torch.tensor([float(distance)]), generator)
+    return moved_view(image, depth, intrinsics, motion.to(image.device))
+
+
+@torch.inference_mode()
+def compare_frames(
+    model: Mila, frames: Iterable[Frame], device: torch.device, distances: Sequence[int] = DISTANCES
+) -> dict[str, dict[str, Any]]:
+    """Metrics by method: "slow", "fast" (without a keyframe) and "mila@D" for each distance D.
+
+    Args:
+        model: on `device`, in evaluation mode.
+        frames: stills with depth.
+        distances: frames between keyframe and frame.
+    """
+    tasks, classes = model.config.tasks, len(model.config.classes)
+    names = ["slow", "fast", *(f"mila@{d}" for d in distances)]
+    totals = {name: TaskMetrics(tasks, classes) for name in names}
+    size = (0, 0)
+    for index, frame in enumerate(frames):
+        image, intrinsics, truth = frame_tensors(frame, device)
+        size = (image.shape[-2], image.shape[-1])
+        focal = intrinsics[:, 0]
+        slow = model.keyframe(image)
+        totals["slow"].update(model.answer(slow.features, tasks, focal, size), truth)
+        glance = model.glance(image)
+        totals["fast"].update(model.answer(glance, tasks, focal, size), truth)
+        for distance in distances:
+            view = earlier_view(image, frame, intrinsics, distance, seed=1000 * index + distance)
+            features = model.propagate(glance, model.keyframe(view))
+            totals[f"mila@{distance}"].update(model.answer(features, tasks, focal, size), truth)
+    if size == (0, 0):
+        raise UserError("there are no frames to compare on")
+    flops = count_flops(model, *size)
+    cost = {"slow": flops.slow_frame, "fast": flops.fast + flops.heads}
+    results: dict[str, dict[str, Any]] = {}
+    for name, total in totals.items():
+        results[name] = total.compute() | {"gflops": cost.get(name, flops.fast_frame) / 1e9}
+    for name, result in results.items():
+        if name.startswith("mila@"):
+            # A keyframe every `distance` + 1 frames puts the last frame before the next one at this distance.
+            result["gflops_amortised"] = flops.amortised(int(name.split("@")[1]) + 1) / 1e9
+    return results
+
+
+COLUMNS = (
+    ("mIoU %", "segmentation", "miou", 100.0),
+    ("acc %", "segmentation", "pixel_accuracy", 100.0),
+    ("RMSE m", "depth", "rmse", 1.0),
+    ("abs rel", "depth", "abs_rel", 1.0),
+    ("d1 %", "depth", "delta1", 100.0),
+    ("normal °", "normals", "mean_deg", 1.0),
+    ("median °", "normals", "median_deg", 1.0),
+)
+
+
+def format_table(results: dict[str, dict[str, Any]]) -> str:
+    """Results as a table for the terminal; a dash where a metric does not exist."""
+    lines = ["  ".join([f"{'method':<9}", *(f"{title:>8}" for title, *_ in COLUMNS), f"{'GFLOPs':>8}"])]
+    for name, result in results.items():
+        cells = []
+        for _, task, key, factor in COLUMNS:
+            value = result.get(task, {}).get(key)
+            cells.append(f"{'-':>8}" if value is None else f"{value * factor:8.3f}")
+        lines.append("  ".join([f"{name:<9}", *cells, f"{result['gflops']:8.2f}"]))
+    return "\n".join(lines)
+
+
+def open_data(text: str, split: str) -> Sequence[Frame]:
+    """Frames of `KIND:FOLDER`.
+
+    Raises:
+        UserError: an unknown kind, or the folder is not as expected.
+    """
+    kind, _, folder = text.partition(":")
+    if kind != "nyuv2" or not folder:
+        raise UserError(f'--data "{text}": expected nyuv2:FOLDER')
+    return NyuV2(folder, split)
+
+
+def main(argv: list[str]) -> int:
+    """Entry of `mila compare`."""
+    parser = argparse.ArgumentParser(prog="mila compare", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--data", required=True, help="nyuv2:FOLDER with rgb/, depth8/, label40/")
+    parser.add_argument("--split", default="all", help="train, validation or all (default) of the folder's frames")
+    parser.add_argument("--model", default="indoor", help="a shipped model's name or a checkpoint file")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--distances", type=int, nargs="+", default=list(DISTANCES), metavar="D")
+    parser.add_argument("--json", type=Path, help="write the results to this file")
+    options = parser.parse_args(argv)
+    if min(options.distances) < 1:
+        raise UserError("distances are counted in frames from 1")
+    try:
+        device = torch.device(options.device)
+        model = load_model(options.model).to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f'device "{options.device}" is not usable here: {error}') from error
+    frames = open_data(options.data, options.split)
+    shown = tqdm(frames, desc="compare", unit="frame", file=sys.stderr)
+    results = compare_frames(model, shown, device, options.distances)
+    print(format_table(results))
+    print(
+        f"{len(frames)} frames; mila@D: keyframe D frames of motion away (synthesised view); normals are judged "
+        "against planes fitted to depth; depth and labels over all known pixels of the full picture"
+    )
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        report = {
+            "data": options.data,
+            "split": options.split,
+            "frames": len(frames),
+            "model": resolve(options.model).name,
+            "methods": results,
+        }
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return 0

@@ -1,0 +1,137 @@
+"""Metrics of dense tasks, accumulated over a whole set: sums and counts, never means of means.
+
+Segmentation: mean intersection over union over the classes that occur in the ground truth, and pixel accuracy
+(Long et al., CVPR 2015). Depth: RMSE, absolute relative error, share within a factor 1.25 (Eigen et al., NeurIPS 2014).
+Normals: mean and median angle (Fouhey et al., ICCV 2013); the median is read off a histogram of 0.01 degree bins.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from mila_ros.worlds.frames import IGNORE
+
+_ANGLE_BINS = 18000
+
+
+class SegmentationMetrics:
+    """Accumulates a confusion matrix.
+
+    Args:
+        classes: number of classes; ground truth of IGNORE is left out.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.classes = classes
+        self.matrix = MulticlassConfusionMatrix(classes, ignore_index=IGNORE, validate_args=False)
+
+    def update(self, ids: Tensor, truth: Tensor) -> None:
+        """Class ids and ground truth, any equal shapes."""
+        self.matrix.to(ids.device).update(ids.long().flatten(), truth.long().flatten())
+
+    def compute(self) -> dict[str, Any]:
+        """`miou`, `pixel_accuracy` (0..1; None without ground truth) and `iou`, one a class (None where absent)."""
+        matrix = self.matrix.confmat.double()
+        hits, truth, said = matrix.diag(), matrix.sum(dim=1), matrix.sum(dim=0)
+        present = truth > 0
+        if not bool(present.any()):
+            return {"miou": None, "pixel_accuracy": None, "iou": [None] * self.classes}
+        iou = hits / (truth + said - hits).clamp(min=1)
+        return {
+            "miou": float(iou[present].mean()),
+            "pixel_accuracy": float(hits.sum() / truth.sum()),
+            "iou": [float(v) if bool(p) else None for v, p in zip(iou, present, strict=True)],
+        }
+
+
+class DepthMetrics:
+    """Accumulates errors of metric depth over the pixels whose true depth is known."""
+
+    def __init__(self, nearest: float = 0.1, farthest: float = 80.0) -> None:
+        self.nearest, self.farthest = nearest, farthest
+        self.count = 0
+        self.square = self.relative = self.within = 0.0
+
+    def update(self, depth: Tensor, truth: Tensor) -> None:
+        """Metres, any equal shapes; truth NaN (or out of the range) is left out."""
+        known = torch.isfinite(truth) & (truth > self.nearest) & (truth < self.farthest)
+        d, t = depth[known].double(), truth[known].double()
+        d = torch.nan_to_num(d, nan=0.0).clamp(min=1e-3)
+        self.count += t.numel()
+        self.square += float(((d - t) ** 2).sum())
+        self.relative += float(((d - t).abs() / t).sum())
+        self.within += float((torch.maximum(d / t, t / d) < 1.25).sum())
+
+    def compute(self) -> dict[str, Any]:
+        """`rmse` in metres, `abs_rel` and `delta1` in 0..1; None without ground truth."""
+        if not self.count:
+            return {"rmse": None, "abs_rel": None, "delta1": None}
+        return {
+            "rmse": math.sqrt(self.square / self.count),
+            "abs_rel": self.relative / self.count,
+            "delta1": self.within / self.count,
+        }
+
+
+class NormalMetrics:
+    """Accumulates angles between predicted and true unit normals."""
+
+    def __init__(self) -> None:
+        self.histogram = torch.zeros(_ANGLE_BINS, dtype=torch.float64)
+        self.total = 0.0
+
+    def update(self, normals: Tensor, truth: Tensor) -> None:
+        """(..., 3) each; truth NaN is left out."""
+        known = torch.isfinite(truth).all(dim=-1)
+        cosine = (normals[known].double() * truth[known].double()).sum(dim=-1).clamp(-1, 1)
+        angle = torch.rad2deg(torch.arccos(cosine)).cpu()
+        self.total += float(angle.sum())
+        self.histogram += torch.histc(angle, bins=_ANGLE_BINS, min=0, max=180)
+
+    def compute(self) -> dict[str, Any]:
+        """`mean_deg`, `median_deg` and `within_11_25`, `within_22_5`, `within_30` (0..1); None without ground truth."""
+        count = float(self.histogram.sum())
+        names = {"within_11_25": 11.25, "within_22_5": 22.5, "within_30": 30.0}
+        if not count:
+            return {"mean_deg": None, "median_deg": None} | dict.fromkeys(names)
+        cumulative = self.histogram.cumsum(dim=0)
+        middle = int(torch.searchsorted(cumulative, count / 2))
+        bins_a_degree = _ANGLE_BINS / 180
+        return {
+            "mean_deg": self.total / count,
+            "median_deg": (middle + 0.5) / bins_a_degree,
+        } | {name: float(cumulative[round(limit * bins_a_degree) - 1]) / count for name, limit in names.items()}
+
+
+class TaskMetrics:
+    """All metrics of the tasks that a model has; ground truth that is missing is left out.
+
+    Args:
+        tasks: of the model.
+        classes: number of classes, when segmentation is among them.
+    """
+
+    def __init__(self, tasks: tuple[str, ...], classes: int) -> None:
+        self.parts: dict[str, SegmentationMetrics | DepthMetrics | NormalMetrics] = {}
+        if "segmentation" in tasks:
+            self.parts["segmentation"] = SegmentationMetrics(classes)
+        if "depth" in tasks:
+            self.parts["depth"] = DepthMetrics()
+        if "normals" in tasks:
+            self.parts["normals"] = NormalMetrics()
+
+    def update(self, answers: dict[str, Tensor], truth: dict[str, Tensor | None]) -> None:
+        """Answers as `Mila.answer` gives them (B, h, w[, 3]) against ground truth of the same size, by task."""
+        for task, part in self.parts.items():
+            known = truth.get(task)
+            if known is not None and task in answers:
+                part.update(answers[task], known)
+
+    def compute(self) -> dict[str, dict[str, Any]]:
+        """Metrics by task."""
+        return {task: part.compute() for task, part in self.parts.items()}

@@ -1,0 +1,105 @@
+"""What a network is made of: everything needed to build it again from its weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mila_ros.errors import UserError
+
+TASKS = ("segmentation", "depth", "normals")
+"""Every task that a network can have, in the order in which they are published."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a MILA network.
+
+    Raises:
+        UserError: a value is out of its range or two of them contradict each other.
+    """
+
+    tasks: tuple[str, ...] = TASKS
+    classes: tuple[str, ...] = ()
+    """Class names in the order of their ids; needed when segmentation is among the tasks."""
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """One RGB colour a class, for pictures; empty: colours are chosen by the viewer."""
+
+    slow_backbone: str = "tf_efficientnet_lite0"
+    """timm name; needs features at strides 4, 8, 16 and 32."""
+    fast_backbone: str = "tf_efficientnet_lite0"
+    """timm name; runs on the half-size picture and is cut after its stride-16 stage."""
+    channels: int = 128
+    """Channels of the stride-8 features that heads read, adversary compares and ILA carries."""
+    slow_head_channels: int = 64
+    fast_head_channels: int = 48
+
+    window: int = 9
+    """P: side of the square of keyframe positions that a pixel looks at, in stride-8 cells; odd."""
+    query_channels: int = 32
+    value_channels: int = 96
+    keys: str = "fast"
+    """Which network describes the keyframe for look-up: "fast" (like meets like) or "slow" (as in the paper)."""
+    tile: int = 10
+    """Side of a query tile in stride-8 cells; changes speed, never results."""
+
+    canonical_focal: float = 519.0
+    """Depth is predicted for this focal length (pixels of the network's input) and scaled by the real one."""
+    max_depth: float = 80.0
+    """Metres; predictions are clamped below it."""
+    pretrained: bool = False
+    """Start the backbones from ImageNet weights (for training; a checkpoint brings its own)."""
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown or not self.tasks:
+            raise UserError(f"tasks must be some of {', '.join(TASKS)}; got {list(self.tasks)}")
+        if "segmentation" in self.tasks and len(self.classes) < 2:
+            raise UserError("segmentation needs the names of at least two classes: set `classes`")
+        if len(self.classes) > 255:
+            raise UserError(f"at most 255 classes fit into a mono8 picture; got {len(self.classes)}")
+        if self.palette and len(self.palette) != len(self.classes):
+            raise UserError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        if self.window < 1 or self.window % 2 == 0:
+            raise UserError(f"window must be odd and positive; got {self.window}")
+        if self.keys not in ("fast", "slow"):
+            raise UserError(f'keys must be "fast" or "slow"; got "{self.keys}"')
+
+    @classmethod
+    def tiny(cls, tasks: tuple[str, ...] = TASKS) -> ModelConfig:
+        """A small network with four classes for tests: the real structure, a few hundred thousand weights."""
+        return cls(
+            tasks=tasks,
+            classes=("wall", "floor", "chair", "table") if "segmentation" in tasks else (),
+            slow_backbone="mobilenetv3_small_050",
+            fast_backbone="mobilenetv3_small_050",
+            channels=16,
+            slow_head_channels=16,
+            fast_head_channels=8,
+            window=5,
+            query_channels=8,
+            value_channels=16,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and YAML."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """The reverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: a key is unknown (a newer or another program's file).
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UserError(f"unknown model settings {unknown}; known are {sorted(known)}")
+        values = dict(values)
+        for name in ("tasks", "classes"):
+            if name in values:
+                values[name] = tuple(values[name])
+        if "palette" in values:
+            values["palette"] = tuple(tuple(colour) for colour in values["palette"])
+        return cls(**values)

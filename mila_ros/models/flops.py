@@ -1,0 +1,70 @@
+"""How much arithmetic a frame costs, counted by running the network under PyTorch's own counter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mila_ros.models.mila import Mila
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of one picture (two a multiply-add), by part."""
+
+    slow: int
+    """Slow network and what is prepared once a keyframe (keys, values)."""
+    fast: int
+    propagate: int
+    heads: int
+    """The fast network's heads for the tasks that were asked for."""
+    heads_slow: int
+
+    @property
+    def slow_frame(self) -> int:
+        """A frame answered by the slow network alone."""
+        return self.slow + self.heads_slow
+
+    @property
+    def fast_frame(self) -> int:
+        """A frame answered by the fast network and propagation."""
+        return self.fast + self.propagate + self.heads
+
+    def amortised(self, interval: int) -> float:
+        """Mean cost a frame when every `interval`-th frame is a keyframe answered by the slow network."""
+        return (self.slow_frame + (interval - 1) * self.fast_frame) / interval
+
+    def saved(self, interval: int) -> float:
+        """Share of the slow-on-every-frame cost that is not spent (0..1)."""
+        return 1.0 - self.amortised(interval) / self.slow_frame
+
+
+def count_flops(model: Mila, height: int, width: int, tasks: Sequence[str] | None = None) -> Flops:
+    """FLOPs of each part for one picture of height x width pixels; tasks: those of the model when None."""
+    tasks = tuple(model.config.tasks if tasks is None else tasks)
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
+    focal = torch.full((1,), model.config.canonical_focal, device=parameter.device)
+    size = (height // 2, width // 2)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        memory, slow = _counted(lambda: model.keyframe(image))
+        glance, fast = _counted(lambda: model.glance(image))
+        features, propagate = _counted(lambda: model.propagate(glance, memory))
+        _, heads = _counted(lambda: model.predict(features, tasks, focal, size))
+        _, heads_slow = _counted(lambda: model.predict(memory.features, tasks, focal, size))
+    model.train(was_training)
+    return Flops(slow, fast, propagate, heads, heads_slow)
+
+
+def _counted(call: Callable[[], T]) -> tuple[T, int]:
+    with FlopCounterMode(display=False) as counter:
+        result = call()
+    return result, counter.get_total_flops()

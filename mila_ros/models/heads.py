@@ -1,0 +1,74 @@
+"""Task heads: stride-8 features and stride-4 details in, one dense answer a task out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.layers import ConvBlock, resize, separable
+
+_START_DEPTH = 2.5
+"""Metres: an untrained depth head says this everywhere, a usual distance indoors."""
+
+
+class Head(nn.Module):
+    """One task: (B, C, H/8, W/8) and details (B, D, H/4, W/4) -> (B, out, H/4, W/4)."""
+
+    def __init__(self, c_in: int, channels: int, out: int, dense: bool) -> None:
+        super().__init__()
+        self.coarse = ConvBlock(c_in, channels, 3) if dense else separable(c_in, channels)
+        self.fine = separable(channels, channels)
+        self.out = nn.Conv2d(channels, out, 1)
+
+    def forward(self, coarse: Tensor, detail: Tensor) -> Tensor:
+        x = resize(self.coarse(coarse), detail.shape[-2:]) + detail
+        return self.out(self.fine(x))
+
+
+class Heads(nn.Module):
+    """All tasks of one network; only those asked for are computed.
+
+    Args:
+        config: tasks and classes.
+        detail_in: channels of the stride-4 map.
+        channels: width of a head.
+        dense: full 3x3 convolutions (slow network) instead of separable ones (fast network).
+    """
+
+    def __init__(self, config: ModelConfig, detail_in: int, channels: int, dense: bool) -> None:
+        super().__init__()
+        outputs = {"segmentation": len(config.classes), "depth": 1, "normals": 3}
+        self.detail = ConvBlock(detail_in, channels, relu=False)
+        self.tasks = nn.ModuleDict(
+            {task: Head(config.channels, channels, outputs[task], dense) for task in config.tasks}
+        )
+
+    def forward(self, coarse: Tensor, detail: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Raw answers at stride 4: class scores, log of canonical depth over 2.5 m, unnormalised normals."""
+        detail = self.detail(detail)
+        return {task: self.tasks[task](coarse, detail) for task in tasks}
+
+
+def metric_depth(raw: Tensor, focal: Tensor, config: ModelConfig) -> Tensor:
+    """Metres from the depth head's answer, for a camera's own focal length.
+
+    A camera of twice the focal length shows things twice as large, so the same picture is twice as far: depth is
+    learned for one canonical focal length and scaled (Metric3D, Yin et al. 2023).
+
+    Args:
+        raw: (B, 1, h, w).
+        focal: (B,), fx in pixels of the network's input.
+    """
+    limit = math.log(config.max_depth / _START_DEPTH)
+    canonical = raw.float().clamp(-5.0, limit).exp() * _START_DEPTH
+    scale = focal.to(canonical).view(-1, 1, 1, 1) / config.canonical_focal
+    return canonical * scale
+
+
+def unit_normals(raw: Tensor) -> Tensor:
+    """Unit vectors from the normals head's answer: (B, 3, h, w) -> same."""
+    return F.normalize(raw.float(), dim=1, eps=1e-6)

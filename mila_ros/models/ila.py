@@ -1,0 +1,186 @@
+"""Inter-frame local attention (ILA): for every position of the current frame, where was it in the keyframe?
+
+Source: Kim et al., "MILA: Multi-Task Learning from Videos via Efficient Inter-Frame Attention", ICCVW 2021. Every
+position of the current feature map is a query; the P x P positions around it in the keyframe's map are its keys and
+values; softmax over the window. Cost: 2 * H * W * P^2 * (C_qk + C_v) FLOPs, plus the projections.
+
+Differences from the paper: queries are grouped in tiles that share one haloed tile of keys, so that the whole look-up
+is one `scaled_dot_product_attention` (several times the arithmetic of the bare window, and still far faster than
+gathering P x P keys for each query); a learned bias for each relative position; positions outside the picture are
+masked with minus infinity, since zero padding would take weight.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mila_ros.models.layers import ConvBlock
+
+
+class KeyTiles(NamedTuple):
+    """A keyframe prepared for look-up, once: keys and values of each query tile with its halo.
+
+    n = tiles in the picture, k = tile + window - 1.
+    """
+
+    keys: Tensor
+    """(B, n, k * k, C_qk)."""
+    values: Tensor
+    """(B, n, k * k, C_v)."""
+    height: int
+    """Of the feature map, in cells."""
+    width: int
+
+
+class LocalAttention(nn.Module):
+    """Look-up of each query position in a P x P window of a keyframe.
+
+    Args:
+        query_in: channels of the current frame's features.
+        key_in: channels of the keyframe features that describe a place.
+        value_in: channels of the keyframe features that are carried.
+        query_channels: C_qk.
+        value_channels: C_v.
+        window: P, odd, in cells.
+        tile: side of a query tile in cells; speed only.
+    """
+
+    def __init__(
+        self,
+        query_in: int,
+        key_in: int,
+        value_in: int,
+        query_channels: int,
+        value_channels: int,
+        window: int,
+        tile: int,
+    ) -> None:
+        super().__init__()
+        self.window = window
+        self.tile = tile
+        self.query = nn.Conv2d(query_in, query_channels, 1)
+        self.key = nn.Conv2d(key_in, query_channels, 1)
+        self.value = nn.Conv2d(value_in, value_channels, 1)
+        self.position_bias = nn.Parameter(torch.zeros(window * window))
+        self._masks: dict[tuple[int, int], Tensor] = {}
+
+    def remember(self, described: Tensor, carried: Tensor) -> KeyTiles:
+        """Project and tile a keyframe: (B, key_in, H, W), (B, value_in, H, W) -> KeyTiles. Once a keyframe."""
+        height, width = described.shape[-2:]
+        return KeyTiles(self._halo(self.key(described)), self._halo(self.value(carried)), height, width)
+
+    def forward(self, features: Tensor, memory: KeyTiles) -> Tensor:
+        """(B, query_in, H, W) and a keyframe of the same H, W -> what was found there, (B, C_v, H, W).
+
+        Raises:
+            ValueError: the keyframe has another size (after a change of resolution it must be made anew).
+        """
+        height, width = features.shape[-2:]
+        if (height, width) != (memory.height, memory.width):
+            raise ValueError(
+                f"keyframe of {memory.height} x {memory.width} cells cannot answer "
+                f"a frame of {height} x {width}: make a new keyframe"
+            )
+        queries = self._tiles(self.query(features))
+        bias = self._bias(height, width, queries)
+        found = F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=bias)
+        return self._untile(found, height, width)
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height // self.tile), -(-width // self.tile)
+
+    def _tiles(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, n, tile * tile, C), zeros beyond the border."""
+        t = self.tile
+        rows, columns = self._grid(*x.shape[-2:])
+        x = F.pad(x, (0, columns * t - x.shape[-1], 0, rows * t - x.shape[-2]))
+        b, c = x.shape[:2]
+        x = x.view(b, c, rows, t, columns, t).permute(0, 2, 4, 3, 5, 1)
+        return x.reshape(b, rows * columns, t * t, c)
+
+    def _untile(self, x: Tensor, height: int, width: int) -> Tensor:
+        t = self.tile
+        rows, columns = self._grid(height, width)
+        b, _, _, c = x.shape
+        x = x.view(b, rows, columns, t, t, c).permute(0, 5, 1, 3, 2, 4)
+        x = x.reshape(b, c, rows * t, columns * t)[:, :, :height, :width]
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _halo(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, n, k * k, C): each tile with the positions that its queries can see."""
+        t, r = self.tile, self.window // 2
+        rows, columns = self._grid(*x.shape[-2:])
+        x = F.pad(x, (r, columns * t - x.shape[-1] + r, r, rows * t - x.shape[-2] + r))
+        k = t + 2 * r
+        b, c = x.shape[:2]
+        x = x.unfold(2, k, t).unfold(3, k, t)  # (B, C, rows, columns, k, k)
+        return x.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, k * k, c)
+
+    def _bias(self, height: int, width: int, like: Tensor) -> Tensor:
+        """(n, tile * tile, k * k): the learned bias inside the window, minus infinity outside it or the picture."""
+        index, visible = self._geometry(height, width, like.device)
+        learned = not self.position_bias.requires_grad or not torch.is_grad_enabled()
+        key = (height, width)
+        if learned and key in self._masks:
+            kept = self._masks[key]
+            if kept.dtype == like.dtype and kept.device == like.device:
+                return kept
+        bias = self.position_bias.to(like.dtype)[index]
+        bias = bias.masked_fill(~visible, float("-inf"))
+        if learned and not self.training:
+            self._masks = {key: bias}
+        return bias
+
+    def _geometry(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Which entry of the position bias belongs to each (query, key) pair, and which pairs may see each other."""
+        t, p = self.tile, self.window
+        r = p // 2
+        k = t + 2 * r
+        rows, columns = self._grid(height, width)
+        query = torch.arange(t, device=device)
+        halo = torch.arange(k, device=device)
+        offset = halo[None, :] - query[:, None]  # 0..p-1 inside the window
+        inside = (offset >= 0) & (offset < p)
+        near = (inside[:, None, :, None] & inside[None, :, None, :]).reshape(t * t, k * k)
+        clamped = offset.clamp(0, p - 1)
+        index = (clamped[:, None, :, None] * p + clamped[None, :, None, :]).reshape(t * t, k * k)
+
+        def outside(cells: int, tiles: int) -> tuple[Tensor, Tensor]:
+            start = torch.arange(tiles, device=device)[:, None] * t
+            keys = start - r + halo[None, :]
+            return (keys < 0) | (keys >= cells), (start + query[None, :]) >= cells
+
+        key_out_y, query_out_y = outside(height, rows)
+        key_out_x, query_out_x = outside(width, columns)
+        key_out = key_out_y[:, None, :, None] | key_out_x[None, :, None, :]
+        query_out = query_out_y[:, None, :, None] | query_out_x[None, :, None, :]
+        # A query of the padding is thrown away; it may see anything, since a row of nothing but -inf is NaN and
+        # would poison the gradients.
+        visible = near & (~key_out.reshape(rows * columns, 1, k * k) | query_out.reshape(rows * columns, t * t, 1))
+        return index, visible
+
+
+class Propagation(nn.Module):
+    """Carries a keyframe's features to the current frame by local attention and fuses them with what is seen now.
+
+    current (B, C, H, W) and memory -> (B, C, H, W).
+    """
+
+    def __init__(
+        self, channels: int, key_in: int, query_channels: int, value_channels: int, window: int, tile: int
+    ) -> None:
+        super().__init__()
+        self.attention = LocalAttention(channels, key_in, channels, query_channels, value_channels, window, tile)
+        self.fuse = nn.Sequential(ConvBlock(channels + value_channels, channels), nn.Conv2d(channels, channels, 1))
+
+    def remember(self, described: Tensor, carried: Tensor) -> KeyTiles:
+        """Prepare a keyframe; see :meth:`LocalAttention.remember`."""
+        return self.attention.remember(described, carried)
+
+    def forward(self, current: Tensor, memory: KeyTiles) -> Tensor:
+        found = self.attention(current, memory)
+        return current + self.fuse(torch.cat([current, found], dim=1))

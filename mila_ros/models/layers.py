@@ -1,0 +1,63 @@
+"""Convolution blocks and resampling that every network here is built from."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Sequential):
+    """Convolution, batch normalisation, ReLU: (B, C_in, H, W) -> (B, C_out, H, W)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int = 1, groups: int = 1, relu: bool = True) -> None:
+        layers: list[nn.Module] = [
+            nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=False),
+            nn.BatchNorm2d(c_out),
+        ]
+        if relu:
+            layers.append(nn.ReLU(inplace=True))
+        super().__init__(*layers)
+
+
+def separable(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
+    """Depthwise then pointwise convolution (MobileNet, Howard et al. 2017), each with normalisation."""
+    return nn.Sequential(ConvBlock(c_in, c_in, kernel, groups=c_in, relu=False), ConvBlock(c_in, c_out))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(conv(x)) (He et al. 2016): (B, C, H, W) -> same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(ConvBlock(channels, channels, 3), ConvBlock(channels, channels, 3, relu=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x), inplace=not torch.is_grad_enabled())
+
+
+def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bilinear, pixel centres aligned as OpenCV does: (B, C, H, W) -> (B, C, *size)."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class PyramidContext(nn.Module):
+    """Pyramid pooling (PSPNet, Zhao et al. 2017): each position sees averages over the whole picture.
+
+    (B, C_in, H, W) -> (B, C_out, H, W).
+    """
+
+    def __init__(self, c_in: int, c_out: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
+        super().__init__()
+        inner = max(8, c_in // len(bins))
+        self.bins = bins
+        self.branches = nn.ModuleList([ConvBlock(c_in, inner) for _ in bins])
+        self.project = ConvBlock(c_in + inner * len(bins), c_out, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for side, branch in zip(self.bins, self.branches, strict=True):
+            maps.append(resize(branch(F.adaptive_avg_pool2d(x, side)), x.shape[-2:]))
+        return self.project(torch.cat(maps, dim=1))

@@ -1,0 +1,144 @@
+"""MILA: a slow network on keyframes, a fast one on every frame, local attention between them.
+
+Source: Kim et al., "MILA: Multi-Task Learning from Videos via Efficient Inter-Frame Attention", ICCVW 2021. Four calls:
+
+    memory   = model.keyframe(image)              slow network, once a keyframe
+    features = model.glance(image)                fast network, every frame
+    features = model.propagate(features, memory)  look up where each place was in the keyframe
+    answers  = model.predict(features, ...)       only the tasks that somebody wants
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.heads import Heads, metric_depth, unit_normals
+from mila_ros.models.ila import KeyTiles, Propagation
+from mila_ros.models.layers import resize
+from mila_ros.models.networks import FastNetwork, Features, SlowNetwork
+
+STRIDE = 32
+"""Pictures are padded to multiples of this, the deepest stride."""
+
+
+class Memory(NamedTuple):
+    """A keyframe, ready to be looked up and to answer for itself."""
+
+    features: Features
+    """The slow network's; `predict` takes them as they are."""
+    tiles: KeyTiles
+
+
+class Mila(nn.Module):
+    """The whole network. See the module's docstring for its four calls; all shapes are PyTorch's (B, C, H, W)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.channels
+        self.slow = SlowNetwork(config.slow_backbone, c, config.pretrained)
+        self.fast = FastNetwork(config.fast_backbone, c, config.pretrained)
+        self.propagation = Propagation(c, c, config.query_channels, config.value_channels, config.window, config.tile)
+        self.slow_heads = Heads(config, self.slow.detail_channels, config.slow_head_channels, dense=True)
+        self.fast_heads = Heads(config, self.fast.detail_channels, config.fast_head_channels, dense=False)
+
+    def keyframe(self, image: Tensor) -> Memory:
+        """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W."""
+        padded = pad_to_stride(image)
+        coarse, detail = self.slow(padded)
+        described = coarse if self.config.keys == "slow" else self.fast(padded)[0]
+        features = Features(coarse, detail, image.shape[-2], image.shape[-1], slow=True)
+        return Memory(features, self.propagation.remember(described, coarse))
+
+    def glance(self, image: Tensor) -> Features:
+        """Run the fast network on (B, 3, H, W), RGB in 0..1; any H, W."""
+        coarse, detail = self.fast(pad_to_stride(image))
+        return Features(coarse, detail, image.shape[-2], image.shape[-1], slow=False)
+
+    def propagate(self, features: Features, memory: Memory | None) -> Features:
+        """Features of the current frame, enriched by the keyframe; without one, as they are.
+
+        Raises:
+            ValueError: the keyframe was made from a picture of another size.
+        """
+        if memory is None:
+            return features
+        return features._replace(coarse=self.propagation(features.coarse, memory.tiles))
+
+    def predict(
+        self, features: Features, tasks: Sequence[str], focal: Tensor, size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Dense answers.
+
+        Args:
+            features: of either network.
+            tasks: which; each must be one of the model's.
+            focal: (B,), fx in pixels of the picture that went in.
+            size: (h, w) of the answers.
+
+        Returns:
+            "segmentation": class scores (B, K, h, w); "depth": metres along the optical axis (B, 1, h, w);
+            "normals": unit vectors in the optical frame, facing the camera (B, 3, h, w).
+
+        Raises:
+            ValueError: a task that this model does not have.
+        """
+        missing = [task for task in tasks if task not in self.config.tasks]
+        if missing:
+            raise ValueError(f"this model has the tasks {list(self.config.tasks)}, not {missing}")
+        heads = self.slow_heads if features.slow else self.fast_heads
+        raw = heads(features.coarse, features.detail, tasks)
+        answers: dict[str, Tensor] = {}
+        for task, value in raw.items():
+            value = _to_size(value, features, size)
+            if task == "depth":
+                value = metric_depth(value, focal, self.config)
+            elif task == "normals":
+                value = unit_normals(value)
+            answers[task] = value
+        return answers
+
+    def answer(
+        self, features: Features, tasks: Sequence[str], focal: Tensor, size: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """As :meth:`predict`, in the form that consumers want.
+
+        Returns:
+            "segmentation": class ids uint8 (B, h, w), and "confidence": probability of that class float32 (B, h, w);
+            "depth": float32 metres (B, h, w); "normals": float32 (B, h, w, 3), contiguous.
+        """
+        predicted = self.predict(features, tasks, focal, size)
+        answers: dict[str, Tensor] = {}
+        if "segmentation" in predicted:
+            scores = predicted["segmentation"]
+            best, ids = scores.max(dim=1)
+            answers["segmentation"] = ids.to(torch.uint8)
+            answers["confidence"] = (best - scores.logsumexp(dim=1)).exp().float()
+        if "depth" in predicted:
+            answers["depth"] = predicted["depth"][:, 0].float().contiguous()
+        if "normals" in predicted:
+            answers["normals"] = predicted["normals"].permute(0, 2, 3, 1).float().contiguous()
+        return answers
+
+
+def pad_to_stride(image: Tensor) -> Tensor:
+    """Repeat the last row and column until both sides are multiples of 32."""
+    height, width = image.shape[-2:]
+    right, bottom = -width % STRIDE, -height % STRIDE
+    if right or bottom:
+        image = F.pad(image, (0, right, 0, bottom), mode="replicate")
+    return image
+
+
+def _to_size(value: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
+    """Resize a stride-4 map to `size` and cut off what padding added."""
+    height, width = size
+    padded_h, padded_w = value.shape[-2] * 4, value.shape[-1] * 4
+    full = (round(height * padded_h / features.height), round(width * padded_w / features.width))
+    return resize(value, full)[..., :height, :width]

@@ -1,0 +1,72 @@
+"""The slow and the fast network: picture in, stride-8 features and a stride-4 map of details out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mila_ros.models.backbones import Backbone
+from mila_ros.models.layers import ConvBlock, PyramidContext, ResidualBlock, resize, separable
+
+
+class Features(NamedTuple):
+    """What heads read."""
+
+    coarse: Tensor
+    """(B, C, H / 8, W / 8): meaning; of one kind for both networks, so that one can be carried to the other."""
+    detail: Tensor
+    """(B, C_d, H / 4, W / 4): edges, from the picture itself."""
+    height: int
+    """Of the picture before padding, in pixels."""
+    width: int
+    slow: bool
+    """Which network's heads answer."""
+
+
+class SlowNetwork(nn.Module):
+    """Backbone to stride 32, context over the whole picture, top-down decoder to stride 8 (FPN, Lin et al. 2017)."""
+
+    def __init__(self, backbone: str, channels: int, pretrained: bool) -> None:
+        super().__init__()
+        self.backbone = Backbone(backbone, (4, 8, 16, 32), pretrained, drop_path=0.1)
+        c4, c8, c16, c32 = self.backbone.channels
+        self.detail_channels = c4
+        self.context = PyramidContext(c32, channels)
+        self.lateral16 = ConvBlock(c16, channels)
+        self.merge16 = ConvBlock(channels, channels, 3)
+        self.lateral8 = ConvBlock(c8, channels)
+        self.fuse = nn.Sequential(ConvBlock(3 * channels, channels), nn.Dropout2d(0.1))
+        self.refine = nn.Sequential(ResidualBlock(channels), nn.Conv2d(channels, channels, 1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W), RGB in 0..1, H and W multiples of 32 -> (B, C, H/8, W/8), (B, C_d, H/4, W/4)."""
+        f4, f8, f16, f32 = self.backbone(image)
+        p32 = self.context(f32)
+        p16 = self.merge16(self.lateral16(f16) + resize(p32, f16.shape[-2:]))
+        p8 = self.lateral8(f8) + resize(p16, f8.shape[-2:])
+        levels = [p8, resize(p16, f8.shape[-2:]), resize(p32, f8.shape[-2:])]
+        return self.refine(self.fuse(torch.cat(levels, dim=1))), f4
+
+
+class FastNetwork(nn.Module):
+    """A backbone's first stages on the half-size picture: a quarter of the positions, most of the cues for matching."""
+
+    def __init__(self, backbone: str, channels: int, pretrained: bool) -> None:
+        super().__init__()
+        self.backbone = Backbone(backbone, (2, 4, 8, 16), pretrained)  # 4, 8, 16, 32 of the full picture
+        c4, c8, c16, c32 = self.backbone.channels
+        self.detail_channels = c4
+        self.lateral32 = ConvBlock(c32, channels // 2)
+        self.lateral16 = ConvBlock(c16, channels // 2)
+        self.merge16 = separable(channels // 2, channels // 2, 5)
+        self.lateral8 = ConvBlock(c8, channels // 2)
+        self.merge8 = separable(channels // 2, channels)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W), RGB in 0..1, H and W multiples of 32 -> (B, C, H/8, W/8), (B, C_d, H/4, W/4)."""
+        f4, f8, f16, f32 = self.backbone(F.avg_pool2d(image, 2))
+        p16 = self.merge16(self.lateral16(f16) + resize(self.lateral32(f32), f16.shape[-2:]))
+        return self.merge8(self.lateral8(f8) + resize(p16, f8.shape[-2:])), f4

@@ -1,0 +1,67 @@
+"""`mila train CONFIG`: train one stage; interrupted, the same command goes on where it was."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+
+from mila_ros.errors import UserError
+from mila_ros.paths import config_path
+from mila_ros.training.data import Pool, decoded, pool_of_frames, pool_of_rendered
+from mila_ros.training.settings import TrainSettings, load_settings
+from mila_ros.training.trainer import Trainer
+from mila_ros.worlds.frames import Frame
+from mila_ros.worlds.nyuv2 import NyuV2
+
+
+def load_pools(settings: TrainSettings, device: torch.device) -> tuple[list[tuple[Pool, float]], Sequence[Frame]]:
+    """Training pools with their shares, and the frames to validate on."""
+    pools: list[tuple[Pool, float]] = []
+    validation: Sequence[Frame] = []
+    if settings.nyuv2 is not None:
+        frames = decoded(NyuV2(settings.nyuv2, "train"), "load NYUv2")
+        pools.append((pool_of_frames(frames, device), settings.nyuv2_share))
+        validation = list(decoded(NyuV2(settings.nyuv2, "validation"), "load validation"))
+    if settings.rendered_clips:
+        s = settings
+        pool = pool_of_rendered(
+            s.rendered_clips, s.rendered_frames, s.rendered_interval, s.height, s.width, s.seed, device
+        )
+        pools.append((pool, s.rendered_share))
+    return pools, validation
+
+
+def main(argv: list[str]) -> int:
+    """Entry of `mila train`."""
+    parser = argparse.ArgumentParser(prog="mila train", description=__doc__)
+    parser.add_argument("config", help="a file, or the name of one in config/train (slow, fast)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, for example steps=200")
+    parser.add_argument("--out", type=Path, required=True, help="folder of this run")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument("--fresh", action="store_true", help="ignore a state to resume from")
+    options = parser.parse_args(argv)
+    path = Path(options.config)
+    if not path.suffix:
+        path = config_path(f"train/{options.config}.yaml")
+    settings = load_settings(path, options.overrides)
+    if options.device not in ("auto", "cpu", "cuda"):
+        raise UserError(f'--device "{options.device}": expected cpu, cuda or auto')
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no usable CUDA device here; use --device cpu")
+    fabric = Fabric(accelerator=options.device, devices=1, precision=settings.precision)
+    fabric.launch()
+    if fabric.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    pools, validation = load_pools(settings, fabric.device)
+    trainer = Trainer(settings, pools, validation, options.out, fabric)
+    if not options.fresh and trainer.resume():
+        print(f"resumed at step {trainer.step}", file=sys.stderr)
+    trainer.run()
+    print(trainer.folder / "model.safetensors")
+    return 0

@@ -1,0 +1,116 @@
+"""Settings of a training run: one YAML file a stage (config/train/*.yaml), every key documented here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mila_ros.errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One stage of training."""
+
+    stage: str = "slow"
+    """slow: the slow network and its heads; fast: fast network, propagation and their heads, the slow one frozen."""
+    start: str | None = None
+    """Checkpoint (name or file) to start from; needed by the stage "fast"."""
+    nyuv2: str | None = None
+    """Folder of labelled frames (worlds/nyuv2.py); its validation frames are never trained on."""
+    nyuv2_share: float = 0.7
+    """Share of each batch."""
+    rendered_clips: int = 0
+    """How many clips of the rendered world are made before training; 0: none."""
+    rendered_frames: int = 4
+    """Frames a clip."""
+    rendered_interval: int = 3
+    """Frames of a 30 Hz video between two of a clip."""
+    rendered_share: float = 0.3
+    """Share of each batch."""
+
+    height: int = 480
+    width: int = 640
+    """Of the pictures that the networks see in training; a robot may send any size."""
+    zoom: float = 1.6
+    colour: float = 0.35
+    max_distance: int = 10
+    """Frames between keyframe and frame (stage fast)."""
+
+    steps: int = 6000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    backbone_rate: float = 0.25
+    """Factor on the learning rate of pretrained backbones."""
+    weight_decay: float = 0.02
+    warmup: int = 200
+    ema: float = 0.999
+    """Decay of the running mean of weights, which is what is validated and saved."""
+    balance: float = 0.3
+    """Power of class balancing (losses.class_weights)."""
+    task_weights: dict[str, float] = field(default_factory=lambda: {"segmentation": 1.0, "depth": 2.0, "normals": 1.5})
+    distillation: float = 1.0
+    """Weight of the slow network's answers as targets (stage fast)."""
+    feature_weight: float = 0.5
+    """Weight of the slow network's features as targets (stage fast)."""
+    alone: float = 0.15
+    """Share of steps on which the fast network answers without a keyframe, so that it can (stage fast)."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the model's configuration (models/config.py)."""
+    labels: str = "nyu40"
+    """Class names and colours: config/labels/NAME.yaml."""
+
+    precision: str = "bf16-mixed"
+    """Lightning Fabric's name."""
+    seed: int = 0
+    validate_every: int = 1000
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        if self.stage not in ("slow", "fast"):
+            raise UserError(f'stage must be "slow" or "fast"; got "{self.stage}"')
+        if self.stage == "fast" and self.start is None:
+            raise UserError('stage "fast" learns from a trained slow network: set `start` to its checkpoint')
+        if self.nyuv2 is None and self.rendered_clips == 0:
+            raise UserError("no training data: set `nyuv2` to a folder or `rendered_clips` above 0")
+        if self.steps < 1 or self.batch < 1:
+            raise UserError("steps and batch must be positive")
+        if self.height % 32 or self.width % 32:
+            raise UserError(f"height and width must be multiples of 32; got {self.height} x {self.width}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def load_settings(path: Path, overrides: list[str]) -> TrainSettings:
+    """Settings of a YAML file, with `key=value` overrides (values are YAML).
+
+    Raises:
+        UserError: no such file, not a mapping, an unknown key, or a value of the wrong kind.
+    """
+    if not path.is_file():
+        raise UserError(f"no training configuration at {path}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a mapping of settings")
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator:
+            raise UserError(f'override "{item}" must have the form key=value')
+        values[key.strip()] = yaml.safe_load(text)
+    known = {f.name for f in fields(TrainSettings)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
+    try:
+        return TrainSettings(**values)
+    except TypeError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,0 +1,234 @@
+"""The training loop: Lightning Fabric for devices and precision, exact resume, running mean of weights, a CSV log."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from mila_ros.errors import UserError
+from mila_ros.evaluation.compare import compare_frames, format_table
+from mila_ros.models.checkpoint import load_model, save_model
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.mila import Mila
+from mila_ros.training.data import Augmentation, Batches, Pool, label_counts
+from mila_ros.training.losses import class_weights
+from mila_ros.training.settings import TrainSettings
+from mila_ros.training.steps import FastStep, SlowStep
+from mila_ros.worlds.frames import Frame
+from mila_ros.worlds.labels import load_labels
+
+
+def build_model(settings: TrainSettings) -> Mila:
+    """The network that a stage starts from.
+
+    Raises:
+        UserError: the start checkpoint is missing, or the configuration is wrong.
+    """
+    if settings.start is not None:
+        model = load_model(settings.start)
+        if settings.model:
+            raise UserError("`model` settings and `start` exclude each other: a checkpoint brings its configuration")
+        return model
+    labels = load_labels(settings.labels)
+    values: dict[str, Any] = {"pretrained": True, "classes": labels.classes, "palette": labels.palette}
+    return Mila(ModelConfig.from_dict(values | settings.model))
+
+
+class Trainer:
+    """One run in one folder.
+
+    Args:
+        settings: of the stage.
+        pools: training frames, with their shares of a batch, on the training device.
+        validation: frames to judge by; may be empty.
+        folder: for state.ckpt (to resume), model.safetensors (running mean), log.csv, settings.json.
+        fabric: launched; decides device and precision.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        pools: Sequence[tuple[Pool, float]],
+        validation: Sequence[Frame],
+        folder: Path,
+        fabric: Fabric,
+    ) -> None:
+        self.settings, self.validation, self.folder, self.fabric = settings, validation, folder, fabric
+        folder.mkdir(parents=True, exist_ok=True)
+        fabric.seed_everything(settings.seed, verbose=False)
+        self.model = build_model(settings)
+        counts = label_counts([pool for pool, _ in pools], len(self.model.config.classes))
+        weights = class_weights(counts, settings.balance)
+        kind = SlowStep if settings.stage == "slow" else FastStep
+        self.step_module = kind(self.model, settings, weights)
+        self.model.requires_grad_(False)
+        for part in self.step_module.trained():
+            part.requires_grad_(True)
+        optimizer = torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay)
+        self.module, self.optimizer = fabric.setup(self.step_module.to(memory_format=torch.channels_last), optimizer)
+        self.mean = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+        self.generator = torch.Generator(device=fabric.device).manual_seed(settings.seed + fabric.global_rank)
+        options = Augmentation(settings.height, settings.width, settings.zoom, settings.colour, settings.max_distance)
+        pairs = settings.stage == "fast"
+        self.batches = Batches(pools, settings.batch, options, pairs, self.generator)
+        self.step = 0
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Pretrained backbones learn more slowly; biases and normalisation are not decayed."""
+        rates: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                slower = self.settings.backbone_rate if "backbone" in name else 1.0
+                rates.setdefault((slower, parameter.ndim > 1), []).append(parameter)
+        groups: list[dict[str, Any]] = []
+        for (factor, decayed), parameters in rates.items():
+            group: dict[str, Any] = {"params": parameters, "factor": factor, "lr": self.settings.learning_rate}
+            groups.append(group if decayed else group | {"weight_decay": 0.0})
+        return groups
+
+    def _rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to 1 % of the peak."""
+        s = self.settings
+        if step < s.warmup:
+            return (step + 1) / s.warmup
+        progress = (step - s.warmup) / max(1, s.steps - s.warmup)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _train_mode(self) -> None:
+        """Frozen parts keep their normalisation statistics."""
+        self.model.eval()
+        for part in self.step_module.trained():
+            part.train()
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Train to the last step; the last validation's results."""
+        s = self.settings
+        results: dict[str, dict[str, Any]] = {}
+        bar = tqdm(total=s.steps, initial=self.step, desc=f"train {s.stage}", unit="step", file=sys.stderr)
+        self._train_mode()
+        while self.step < s.steps:
+            started = time.monotonic()
+            for group in self.optimizer.param_groups:
+                group["lr"] = s.learning_rate * group["factor"] * self._rate(self.step)
+            losses = self.module(self.batches.next())
+            total = torch.stack(list(losses.values())).sum()
+            self.fabric.backward(total)
+            self.fabric.clip_gradients(self.module, self.optimizer, max_norm=5.0, error_if_nonfinite=False)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.mean.update_parameters(self.model)
+            self.step += 1
+            bar.update()
+            if self.step % 50 == 0 or self.step == s.steps:
+                values = {name: float(loss.detach()) for name, loss in losses.items()}
+                if not all(math.isfinite(v) for v in values.values()):
+                    raise UserError(
+                        f"training diverged at step {self.step} ({values}): lower learning_rate, or resume from "
+                        f"{self.folder}/state.ckpt with another seed"
+                    )
+                bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()})
+                self._log({"step": self.step, "seconds_a_step": time.monotonic() - started} | values)
+            last = self.step == s.steps
+            if self.step % s.save_every == 0 or last:
+                self.save_state()
+            if self.step % s.validate_every == 0 or last:
+                results = self.validate()
+        bar.close()
+        self.save_model(results)
+        return results
+
+    def validate(self) -> dict[str, dict[str, Any]]:
+        """Judge the running mean of weights on the validation frames."""
+        if not len(self.validation) or not self.fabric.is_global_zero:
+            return {}
+        model: Mila = self.mean.module
+        model.eval()
+        distances = () if self.settings.stage == "slow" else (1, 5, 10)
+        results = compare_frames(model, self.validation, self.fabric.device, distances)
+        if self.settings.stage == "slow":
+            results.pop("fast")
+        tqdm.write(f"step {self.step}\n{format_table(results)}", file=sys.stderr)
+        flat = {
+            f"{name}.{task}.{key}": value
+            for name, result in results.items()
+            for task, metrics in result.items()
+            if isinstance(metrics, dict)
+            for key, value in metrics.items()
+            if key != "iou"
+        }
+        with (self.folder / "validation.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": self.step} | flat) + "\n")
+        self._train_mode()
+        return results
+
+    def _log(self, row: dict[str, float]) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        path = self.folder / "log.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            names = ["step", "seconds_a_step", "segmentation", "depth", "normals", "features"]
+            writer = csv.DictWriter(file, fieldnames=names, restval="")
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def save_model(self, results: dict[str, dict[str, Any]]) -> Path:
+        """Write model.safetensors: the running mean of weights, with settings and validation in its card."""
+        path = self.folder / "model.safetensors"
+        if self.fabric.is_global_zero:
+            card = {"settings": self.settings.to_dict(), "step": self.step, "validation": results}
+            save_model(self.mean.module, path, card)
+        return path
+
+    def save_state(self) -> None:
+        """Everything that the next step depends on, written beside the old state and then swapped in."""
+        state = {
+            "model": self.model.state_dict(),
+            "mean": self.mean.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "generator": self.generator.get_state().cpu(),
+            "orders": [order.cpu() for order in self.batches.orders],
+            "cpu_rng": torch.get_rng_state(),
+            "settings": self.settings.to_dict(),
+        }
+        partial = self.folder / "state.ckpt.partial"
+        if self.fabric.is_global_zero:
+            torch.save(state, partial)
+            partial.replace(self.folder / "state.ckpt")
+
+    def resume(self) -> bool:
+        """Go on from state.ckpt if there is one.
+
+        Raises:
+            UserError: it belongs to other settings.
+        """
+        path = self.folder / "state.ckpt"
+        if not path.is_file():
+            return False
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["settings"] != self.settings.to_dict():
+            raise UserError(
+                f"{path} was made with other settings: use another --out folder, or remove it to start anew"
+            )
+        self.model.load_state_dict(state["model"])
+        self.mean.load_state_dict(state["mean"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        self.generator.set_state(state["generator"])
+        self.batches.orders = state["orders"]
+        torch.set_rng_state(state["cpu_rng"])
+        return True

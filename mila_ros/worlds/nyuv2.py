@@ -1,0 +1,109 @@
+"""NYU Depth v2, labelled frames, as a folder of pictures.
+
+    rgb/NNNN.jpg      640 x 480 (or png)
+    depth8/NNNN.png   8 bit, in-filled depth: metres = (value + 0.5) * 9.99547 / 255
+    label40/NNNN.png  8 bit, NYU-40 ids from 0; 255 unlabelled
+
+Source: Silberman et al., "Indoor Segmentation and Support Inference from RGBD Images", ECCV 2012; the 40 classes are
+those of Gupta et al., CVPR 2013. Normals are not part of it: they are fitted to the depth (geometry.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from mila_ros.errors import UserError
+from mila_ros.paths import config_path
+from mila_ros.worlds.frames import Frame, Intrinsics
+from mila_ros.worlds.geometry import normals_from_depth
+
+KINECT = Intrinsics(fx=518.86, fy=519.47, cx=325.58, cy=253.74, width=640, height=480)
+DEPTH_UNIT = 9.99547 / 255
+CLASSES = 39
+LAYOUT = "expected FOLDER/rgb/NNNN.jpg, FOLDER/depth8/NNNN.png and FOLDER/label40/NNNN.png"
+
+
+def validation_names() -> frozenset[str]:
+    """Stems of the frames that are never trained on (config/splits/nyuv2_validation.txt)."""
+    lines = config_path("splits/nyuv2_validation.txt").read_text(encoding="utf-8").splitlines()
+    return frozenset(name for line in lines if not line.startswith("#") for name in line.split())
+
+
+class NyuV2(Sequence[Frame]):
+    """Frames of the folder in the order of their names.
+
+    Args:
+        folder: see the module's docstring for its layout.
+        split: "train" (without the validation frames), "validation", or "all".
+
+    Raises:
+        UserError: the folder or a file of it is missing or damaged.
+    """
+
+    def __init__(self, folder: str | Path, split: str = "all") -> None:
+        self.folder = Path(folder).expanduser()
+        if not (self.folder / "rgb").is_dir():
+            raise UserError(f"{self.folder} is not an NYUv2 folder: it has no rgb/; {LAYOUT}")
+        pictures = {p.stem: p for p in sorted((self.folder / "rgb").iterdir()) if p.suffix in (".jpg", ".png")}
+        if split != "all":
+            if split not in ("train", "validation"):
+                raise UserError(f'split must be train, validation or all; got "{split}"')
+            held_out = validation_names()
+            pictures = {k: p for k, p in pictures.items() if (k in held_out) == (split == "validation")}
+        if not pictures:
+            raise UserError(f"{self.folder}/rgb has no pictures of the split {split}; {LAYOUT}")
+        self.pictures = pictures
+        self.names = list(pictures)
+        for name in self.names:
+            for kind in ("depth8", "label40"):
+                path = self.folder / kind / f"{name}.png"
+                if not path.is_file():
+                    raise UserError(f"{path} is missing beside {self.pictures[name]}; {LAYOUT}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
+        name = self.names[index]
+        rgb = _read(self.pictures[name], cv2.IMREAD_COLOR)
+        raw = _read(self.folder / "depth8" / f"{name}.png", cv2.IMREAD_GRAYSCALE)
+        labels = _read(self.folder / "label40" / f"{name}.png", cv2.IMREAD_GRAYSCALE)
+        if raw.shape != rgb.shape[:2] or labels.shape != rgb.shape[:2]:
+            raise UserError(
+                f"frame {name}: picture {rgb.shape[:2]}, depth {raw.shape} and labels {labels.shape} differ in size"
+            )
+        wrong = (labels >= CLASSES) & (labels != 255)
+        if wrong.any():
+            raise UserError(
+                f"{self.folder}/label40/{name}.png has the value {int(labels[wrong].max())}: labels must be 0..38 or 255"
+            )
+        depth = ((raw.astype(np.float32) + 0.5) * DEPTH_UNIT).astype(np.float32)
+        intrinsics = KINECT.scaled(rgb.shape[1], rgb.shape[0])
+        return Frame(
+            rgb=cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB),
+            intrinsics=intrinsics,
+            depth=depth,
+            labels=labels,
+            normals=fitted_normals(depth, intrinsics),
+            name=name,
+        )
+
+
+def fitted_normals(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """Normals of a depth picture by plane fitting: (H, W) -> (H, W, 3), NaN where no plane fits."""
+    camera = torch.tensor([[intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy]])
+    normals, valid = normals_from_depth(torch.from_numpy(depth)[None], camera)
+    normals = normals.masked_fill(~valid[:, None], float("nan"))
+    return normals[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def _read(path: Path, flag: int) -> np.ndarray:
+    picture = cv2.imread(str(path), flag)
+    if picture is None:
+        raise UserError(f"{path} cannot be read as a picture: it is damaged or half downloaded")
+    return picture
