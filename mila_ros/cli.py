@@ -22,7 +22,15 @@ VERBS = {
 }
 
 # What only a ROS 2 environment has; everything else comes with pip.
-ROS_MODULES = ("rclpy", "sensor_msgs", "std_msgs", "diagnostic_msgs", "lifecycle_msgs", "rosgraph_msgs", "mila_ros.msg")
+ROS_MODULES = (
+    "rclpy",
+    "sensor_msgs",
+    "std_msgs",
+    "diagnostic_msgs",
+    "lifecycle_msgs",
+    "rosgraph_msgs",
+    "mila_ros.msg",
+)
 
 
 def usage() -> str:
@@ -41,8 +49,9 @@ def load(verb: str):
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith(ROS_MODULES):
             raise UserError(
-                f"`mila {verb}` needs ROS 2, and the module {error.name} was not found: source a ROS 2 installation and "
-                "the workspace that mila_ros was built in, or use `.venv/bin/mila` made by `make setup`"
+                f"`mila {verb}` needs ROS 2, and the module {error.name} was not found: source a ROS 2 "
+                "installation and the workspace that mila_ros was built in, or use `.venv/bin/mila`, "
+                "which `make setup` makes"
             ) from error
         raise
 
@@ -50,7 +59,8 @@ def load(verb: str):
 def main(argv: list[str] | None = None) -> int:
     """Run `mila` with these arguments (default: the process's own); returns the exit status.
 
-    0 done, 2 the user can mend it (the message is on stderr), 130 interrupted; other failures show a traceback.
+    0: done; 2: the user can mend it (the message is on stderr); 130: interrupted. Other failures show a
+    traceback.
     """
     arguments = sys.argv[1:] if argv is None else argv
     try:

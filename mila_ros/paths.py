@@ -1,4 +1,4 @@
-"""Where the files that ship with mila_ros lie: in the source tree, in a colcon install space, in a pip installation."""
+"""Where the files that ship with mila_ros lie: source tree, colcon install space, pip installation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent
 def config_dir(package: Path = PACKAGE) -> Path:
     """The folder `config` that belongs to the given copy of the Python package.
 
-    pip puts it inside the package; in the source tree it lies beside it (told by package.xml, as any site-packages could
-    hold a `config`); colcon puts it into `share/mila_ros` of the install prefix, some levels up.
+    pip puts it inside the package; in the source tree it lies beside it (told by package.xml, as any
+    site-packages could hold a `config`); colcon puts it into `share/mila_ros` of the prefix, some levels up.
     """
     if (package / "config").is_dir():
         return package / "config"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping
 
 # Search paths that a sourced ROS installation sets; kept as they were when the environment was made.
 SEARCH_PATHS = ("AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
@@ -25,7 +25,10 @@ def variables(venv: Path, install: Path, site_packages: Path, ros: str, environ:
             "LD_LIBRARY_PATH": _joined(install / "lib", found["LD_LIBRARY_PATH"]),
             "PYTHONPATH": found["PYTHONPATH"],
         }
-        return {**values, **{n: environ[n] for n in ("ROS_DISTRO", "ROS_VERSION", "ROS_PYTHON_VERSION") if n in environ}}
+        return {
+            **values,
+            **{n: environ[n] for n in ("ROS_DISTRO", "ROS_VERSION", "ROS_PYTHON_VERSION") if n in environ},
+        }
     libraries = [install / "lib", venv / "lib", *sorted(site_packages.glob("ros_*.libs"))]
     return {
         "AMENT_PREFIX_PATH": _joined(install, venv),
@@ -38,10 +41,11 @@ def variables(venv: Path, install: Path, site_packages: Path, ros: str, environ:
 
 def script(root: Path, venv: Path, values: Mapping[str, str], ros: str) -> str:
     """Text of `mila-env`: POSIX shell (sh, bash, zsh), harmless to source twice."""
+    programs = _quoted(venv / "bin")
     lines = [
-        "# Made by `make setup`. Source it: the ROS 2 prefix, the messages and the DDS profile of mila_ros in this shell.",
+        "# Made by `make setup`. Source it: ROS 2, the messages and the DDS profile of mila_ros in this shell.",
         f"export VIRTUAL_ENV={_quoted(venv)}",
-        f'case ":$PATH:" in *:{_quoted(venv / "bin")}:*) ;; *) export PATH={_quoted(venv / "bin")}:"$PATH" ;; esac',
+        f'case ":$PATH:" in *:{programs}:*) ;; *) export PATH={programs}:"$PATH" ;; esac',
     ]
     if not ros:
         lines.append("# Another ROS sourced in this shell would shadow the wheels.")
@@ -65,7 +69,7 @@ def script(root: Path, venv: Path, values: Mapping[str, str], ros: str) -> str:
 
 
 def launcher(venv: Path, program: Path) -> str:
-    """Text of the command `mila`: libraries are looked up when a process starts, so a shell sets them first."""
+    """Text of the command `mila`: libraries are found when a process starts, so a shell sets them first."""
     return (
         "#!/bin/sh\n"
         f". {_quoted(venv / 'bin' / 'mila-env')}\n"
@@ -74,7 +78,7 @@ def launcher(venv: Path, program: Path) -> str:
 
 
 def write(root: Path, venv: Path, install: Path, site_packages: Path, ros: str, environ: Mapping[str, str]) -> None:
-    """Write `mila-env`, `mila` and the .pth file that puts the source tree and its messages on Python's path."""
+    """Write `mila-env`, `mila` and the .pth file that puts source tree and messages on Python's path."""
     values = variables(venv, install, site_packages, ros, environ)
     _replace(venv / "bin" / "mila-env", script(root, venv, values, ros), 0o644)
     _replace(venv / "bin" / "mila", launcher(venv, install / "lib" / "mila_ros" / "mila"), 0o755)

@@ -1,9 +1,9 @@
 """Turn requirements*.in into lock files: every version pinned, for Linux x86-64 and Python 3.10 to 3.13.
 
 Run with the environment's Python: `make lock`. Three files come out: requirements.lock (installed always),
-requirements-ros.lock (installed where no ROS 2 installation is sourced) and constraints-cuda.lock. The last holds what
-PyTorch's CUDA build brings along: it is given to the installer as constraints, so that a CPU build of PyTorch
-(`UV_TORCH_BACKEND=cpu make setup`) stays free of it.
+requirements-ros.lock (installed where no ROS 2 installation is sourced) and constraints-cuda.lock. The last
+holds what PyTorch's CUDA build brings along: it is given to the installer as constraints, so that a CPU build of
+PyTorch (`UV_TORCH_BACKEND=cpu make setup`) stays free of it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CUDA = re.compile(r"(nvidia|cuda)-|triton==")
 # True of every environment that the lock is for (pyproject.toml, tool.uv.environments), so it says nothing.
-ALWAYS = re.compile(
-    r"python_full_version < '3\.14'|python_full_version >= '3\.10'|platform_machine == 'x86_64'|sys_platform == 'linux'"
-)
+ALWAYS = re.compile(r"python_full_version (< '3\.14'|>= '3\.10')|platform_machine == 'x86_64'|sys_platform == 'linux'")
 
 
 def compiled(source: str, constraints: list[str]) -> list[str]:
-    """Pinned requirement lines for one requirements file, markers reduced to what differs between the environments."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.10"]
+    """Pinned lines for one requirements file, markers reduced to what differs between environments."""
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "--quiet",
+        "--universal",
+        "--python-version",
+        "3.10",
+    ]
     command += ["--no-python-downloads", "--upgrade", "--no-header", "--no-annotate", source]
     for name in constraints:
         command += ["--constraints", name]

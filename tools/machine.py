@@ -8,8 +8,9 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping, NamedTuple
+from typing import NamedTuple
 
 OLDEST, NEWEST = (3, 10), (3, 13)
 RANGE = "3.10 to 3.13"
@@ -69,7 +70,7 @@ class Interpreter(NamedTuple):
 def probe(executable: str) -> Interpreter | None:
     """Ask an interpreter about itself; None if it does not run."""
     try:
-        out = subprocess.run([executable, "-c", PROBE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+        out = subprocess.run([executable, "-c", PROBE], capture_output=True, timeout=120)
         answer = json.loads(out.stdout.decode())
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
@@ -80,8 +81,8 @@ def probe(executable: str) -> Interpreter | None:
 def sourced_ros(environ: Mapping[str, str], root: Path) -> str:
     """The name of the ROS 2 distribution whose setup file was sourced in this shell, or "".
 
-    Prefixes inside `root` are this package's own (from `mila-env`) and don't count. Container images often set
-    ROS_DISTRO without sourcing anything, so the prefixes decide.
+    Prefixes inside `root` are this package's own (from `mila-env`) and don't count. Container images often
+    set ROS_DISTRO without sourcing anything, so the prefixes decide.
     """
     prefixes = [p for p in environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
     foreign = [p for p in prefixes if root not in Path(p).absolute().parents]
@@ -91,8 +92,9 @@ def sourced_ros(environ: Mapping[str, str], root: Path) -> str:
 def choose_python(environ: Mapping[str, str], ros: str, running: str = sys.executable) -> Interpreter:
     """The Python for the virtual environment.
 
-    Named by the variable PYTHON, or else the first of the running one, the distribution's and python3.13 to python3.10
-    that is supported and, where a ROS 2 is sourced, can import its rclpy. SetupError says what is missing.
+    Named by the variable PYTHON, or else the first of the running one, the distribution's and python3.13 to
+    python3.10 that is supported and, where a ROS 2 is sourced, can import its rclpy. SetupError says what is
+    missing.
     """
     if environ.get("ROS_VERSION") == "1":
         raise SetupError("ROS 1 is sourced in this shell; open one without it (or `source` a ROS 2) and run it again")
@@ -165,6 +167,6 @@ def check_disk(places: Mapping[str, tuple[Path, float]], usage=shutil.disk_usage
         free = usage(folder).free / 1e9
         if free < size:
             raise SetupError(
-                f"{folder} has {free:.1f} GB free, {size:.1f} GB are needed for {' and '.join(whats)}; make room "
-                "(`uv cache clean` frees the installer's cache), or `UV_TORCH_BACKEND=cpu make setup`, which needs 2.5 GB"
+                f"{folder} has {free:.1f} GB free, {size:.1f} GB are needed for {' and '.join(whats)}; make "
+                "room (`uv cache clean` frees the installer's cache), or `UV_TORCH_BACKEND=cpu make setup`, which needs 2.5 GB"
             )

@@ -1,7 +1,7 @@
-"""`make setup`: virtual environment, pinned dependencies, ROS 2 (sourced installation or wheels), colcon build.
+"""`make setup`: virtual environment, pinned dependencies, ROS 2 (a sourced one or wheels), colcon build.
 
-Every step leaves a key of what it depended on in .venv/mila-setup.json and is skipped while the key holds, so running it
-again costs a fraction of a second. Run as `python3 -m tools.setup` from the repository root.
+Every step leaves a key of what it depended on in .venv/mila-setup.json and is skipped while the key holds, so
+running it again costs a fraction of a second. Run as `python3 -m tools.setup` from the repository root.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Iterable, Mapping
 
 from tools import environment
 from tools.machine import (
@@ -31,8 +31,17 @@ from tools.machine import (
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
 LOCKS = ("requirements.lock", "requirements-ros.lock", "constraints-cuda.lock")
-COLCON = ("colcon-cmake", "colcon-core", "colcon-defaults", "colcon-library-path", "colcon-metadata", "colcon-output",
-          "colcon-parallel-executor", "colcon-ros", "cmake")  # fmt: skip
+COLCON = (
+    "colcon-cmake",
+    "colcon-core",
+    "colcon-defaults",
+    "colcon-library-path",
+    "colcon-metadata",
+    "colcon-output",
+    "colcon-parallel-executor",
+    "colcon-ros",
+    "cmake",
+)
 # Bound to a distribution's own compiled modules (cv_bridge): a second, newer copy would break those.
 DISTRIBUTION_OWN = {"numpy": "numpy", "cv2": "opencv-python-headless"}
 GIGABYTES = {"cuda": 7.0, "cpu": 2.5}
@@ -52,7 +61,7 @@ class Setup:
         self.marker = self.venv / "mila-setup.json"
         self.done: dict[str, str] = self._read_marker()
 
-    # What each step depends on --------------------------------------------------------------------------------------
+    # What each step depends on --------------------------------------------------------------------
 
     def keys(self) -> dict[str, str]:
         """Key of every step, in order; a step's key holds the keys before it."""
@@ -69,7 +78,7 @@ class Setup:
         names = [str(p.relative_to(self.root)) for p in _files(self.root, ("mila_ros", "launch", "config"))]
         return {"venv": venv, "dependencies": dependencies, "build": _digest([dependencies, *names], built)}
 
-    # Steps ----------------------------------------------------------------------------------------------------------
+    # Steps ----------------------------------------------------------------------------------------
 
     def run(self) -> bool:
         """Do what is not done yet; returns whether there was anything. SetupError says what stands in the way."""
@@ -82,7 +91,11 @@ class Setup:
         check_tools(python)
         if "dependencies" in todo:
             check_disk(self._room())
-        for step, work in (("venv", self._make_venv), ("dependencies", self._install), ("build", self._build)):
+        for step, work in (
+            ("venv", self._make_venv),
+            ("dependencies", self._install),
+            ("build", self._build),
+        ):
             if step in todo:
                 work(python)
                 self.done[step] = keys[step]
@@ -94,7 +107,9 @@ class Setup:
         self.say(f"virtual environment .venv with Python {version}" + (f" on ROS 2 {self.ros}" if self.ros else ""))
         if self.venv.exists():
             if not self.marker.exists():
-                raise SetupError(".venv is there, but `make setup` did not make it; `mv .venv .venv-old` and run it again")
+                raise SetupError(
+                    ".venv is there, but `make setup` did not make it; `mv .venv .venv-old` and run it again"
+                )
             shutil.rmtree(self.venv)
         # The marker comes first: an interrupted set-up must be told from somebody else's environment.
         self.venv.mkdir()
@@ -117,12 +132,12 @@ class Setup:
         if not self.ros:
             code = "import sys; from pathlib import Path; from tools.wheels import main; main(Path(sys.argv[1]))"
             self._call([str(self.python), "-c", code, str(self.venv)], "the ROS 2 wheels could not be made usable")
-        # Python compiles a module when it is first imported, 15 s for these: here, not in the first run of the node.
+        # Python compiles a module when it is first imported, 15 s for these: better here than in the first run.
         code = "import cv2, torch, torchvision, timm, matplotlib.pyplot, rosbags.highlevel, lightning.fabric"
         self._call([str(self.python), "-c", code], "the installed packages do not work together")
 
     def _sourced_arguments(self, python: Interpreter) -> list[str]:
-        """Beside a ROS 2 installation: keep its NumPy and OpenCV, and bring colcon only where there is none."""
+        """Beside a ROS 2 installation: keep its NumPy and OpenCV, bring colcon only where there is none."""
         overrides = []
         if python.numpy:
             overrides.append(f"numpy=={python.numpy}")
@@ -141,14 +156,37 @@ class Setup:
     def _build(self, python: Interpreter) -> None:
         self.say("colcon build of the package")
         environ = dict(self.environ)
-        environ.update(environment.variables(self.venv, self.ros_folder / "none", self.site_packages, self.ros, environ))
+        environ.update(
+            environment.variables(self.venv, self.ros_folder / "none", self.site_packages, self.ros, environ)
+        )
         environ["AMENT_PREFIX_PATH"] = environ["AMENT_PREFIX_PATH"].split(":", 1)[-1]
         environ["CMAKE_PREFIX_PATH"] = environ["AMENT_PREFIX_PATH"]
         environ["PATH"] = f"{self.venv / 'bin'}:{environ.get('PATH', os.defpath)}"
         folder = self.ros_folder.relative_to(self.root)
-        command = ["colcon", "--log-base", f"{folder}/log", "build", "--paths", ".", "--packages-select", "mila_ros"]
-        command += ["--build-base", f"{folder}/build", "--install-base", f"{folder}/install", "--merge-install"]
-        command += ["--symlink-install", "--event-handlers", "console_direct+", "--cmake-args", "-DBUILD_TESTING=OFF"]
+        command = [
+            "colcon",
+            "--log-base",
+            f"{folder}/log",
+            "build",
+            "--paths",
+            ".",
+            "--packages-select",
+            "mila_ros",
+        ]
+        command += [
+            "--build-base",
+            f"{folder}/build",
+            "--install-base",
+            f"{folder}/install",
+            "--merge-install",
+        ]
+        command += [
+            "--symlink-install",
+            "--event-handlers",
+            "console_direct+",
+            "--cmake-args",
+            "-DBUILD_TESTING=OFF",
+        ]
         command += [f"-DPython3_EXECUTABLE={self.python}"]
         self._call(command, "the package could not be built", environ)
         for link in self.install.rglob("*"):
@@ -156,7 +194,7 @@ class Setup:
                 link.unlink()
         environment.write(self.root, self.venv, self.install, self.site_packages, self.ros, self.environ)
 
-    # Help -----------------------------------------------------------------------------------------------------------
+    # Help -----------------------------------------------------------------------------------------
 
     @property
     def python(self) -> Path:
@@ -179,7 +217,9 @@ class Setup:
 
     def _call(self, command: list[str], failure: str, environ: Mapping[str, str] | None = None) -> None:
         """Run a command quietly; on failure show the end of what it said and raise SetupError."""
-        clean = {k: v for k, v in (environ or self.environ).items() if k not in ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE")}
+        clean = {
+            k: v for k, v in (environ or self.environ).items() if k not in ("PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+        }
         clean["VIRTUAL_ENV"] = str(self.venv)
         done = subprocess.run(command, cwd=self.root, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
@@ -198,14 +238,24 @@ class Setup:
 
 
 def explained(failure: str, output: str) -> str:
-    """One sentence for a command that failed with this output: the cause where it is a known one, and what to do."""
+    """One sentence for a command that failed with this output: the cause, if it is known, and what to do."""
     text = output.lower()
     if "no space left on device" in text or "disk quota exceeded" in text:
         return f"{failure}: the disk is full; make room (`.venv/bin/uv cache clean` frees the cache) and run it again"
-    network = ("dns error", "failed to fetch", "failed to establish a new connection", "name resolution", "timed out",
-               "connection refused", "network is unreachable", "client error (connect)")  # fmt: skip
+    network = (
+        "dns error",
+        "failed to fetch",
+        "failed to establish a new connection",
+        "name resolution",
+        "timed out",
+        "connection refused",
+        "network is unreachable",
+        "client error (connect)",
+    )
     if any(sign in text for sign in network):
-        return f"{failure}: the package index was not reached; check the network or proxy (HTTPS_PROXY) and run it again"
+        return (
+            f"{failure}: the package index was not reached; check the network or proxy (HTTPS_PROXY) and run it again"
+        )
     return f"{failure}; what the command said is above"
 
 
@@ -234,7 +284,7 @@ def main() -> int:
         print(f"[setup] {text}", flush=True)
 
     try:
-        with open(__file__, "rb") as lock:  # two at once would trip over each other; the second waits and finds it done
+        with open(__file__, "rb") as lock:  # a second set-up waits and then finds everything done
             fcntl.flock(lock, fcntl.LOCK_EX)
             if Setup(ROOT, os.environ, say).run():
                 say(f"done in {time.monotonic() - start:.0f} s; `. .venv/bin/mila-env` to use it in a shell")

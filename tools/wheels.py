@@ -1,4 +1,4 @@
-"""Make the ROS 2 wheels usable as a ROS prefix: their CMake exports name folders of the machine that built them."""
+"""Make the ROS 2 wheels usable as a prefix: their CMake exports name folders of the machine that built them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def rewrite_build_paths(prefix: Path, include: str, site_packages: str) -> int:
         old = file.read_text(encoding="utf-8")
         new = old
         for pattern, replacement in swaps:
-            new = pattern.sub(lambda _, text=replacement: text, new)
+            new = pattern.sub(replacement.replace("\\", r"\\"), new)
         if new != old:
-            # The installer links files from its cache, which others use: put a new file there, never write through.
+            # The installer links files from its cache, which others use: a new file, never write through.
             fresh = file.with_name(file.name + ".new")
             fresh.write_text(new, encoding="utf-8")
             os.replace(fresh, file)
