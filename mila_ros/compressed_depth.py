@@ -1,8 +1,8 @@
 """Depth pictures of image_transport's compressedDepth: a 12-byte header, then PNG or RVL of 16-bit values.
 
-The header is an int32 (unused by readers) and two float32, A and B. For 16UC1 the values are millimetres; for 32FC1 they are inverse
-depth in steps: metres = A / (value - B). RVL is run-length and variable-length coding of a row-major picture, as described in
-A. Wilson, "Fast Lossless Depth Image Compression" (2017).
+The header is an int32 (unused by readers) and two float32, A and B. For 16UC1 the values are millimetres; for
+32FC1 they are inverse depth in steps: metres = A / (value - B). RVL is run-length and variable-length coding
+of a row-major picture, as described in A. Wilson, "Fast Lossless Depth Image Compression" (2017).
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ _HEADER = 12
 
 
 def decode_compressed_depth(data: npt.NDArray[np.uint8], text: str, limit: Limit) -> npt.NDArray[np.float32]:
-    """Depth (H, W) float32 in metres, NaN where there is no reading. text: the message's format field. Raises ImageError."""
+    """Depth (H, W) float32 in metres, NaN where there is no reading. text: the message's format field. Raises
+    ImageError.
+    """
     if data.size <= _HEADER:
-        raise ImageError(f"truncated compressedDepth: {data.size} bytes, less than its header of {_HEADER} and a picture")
+        raise ImageError(
+            f"truncated compressedDepth: {data.size} bytes, less than its header of {_HEADER} and a picture"
+        )
     _, quant_a, quant_b = struct.unpack_from("<iff", data.data, 0)
     body = data[_HEADER:]
     if sniff(body) == "PNG":
         values = imdecode(body, cv2.IMREAD_UNCHANGED, text, limit)
         if values.dtype != np.uint16 or values.ndim != 2:
-            raise ImageError(f"compressedDepth of format {text!r} holds {values.dtype} {values.shape}, not one 16-bit channel")
+            raise ImageError(
+                f"compressedDepth of format {text!r} holds {values.dtype} {values.shape}, not one 16-bit channel"
+            )
     elif "rvl" in text.lower():
         values = decode_rvl(body, limit)
     else:
@@ -45,7 +51,9 @@ def decode_compressed_depth(data: npt.NDArray[np.uint8], text: str, limit: Limit
 
 
 def decode_rvl(data: npt.NDArray[np.uint8], limit: Limit) -> npt.NDArray[np.uint16]:
-    """(H, W) uint16 from int32 columns, int32 rows and the RVL stream. Raises ImageError where the stream is too short."""
+    """(H, W) uint16 from int32 columns, int32 rows and the RVL stream. Raises ImageError where the stream is
+    too short.
+    """
     if data.size < 8:
         raise ImageError("truncated RVL depth: the size is missing")
     width, height = struct.unpack_from("<ii", data.data, 0)
@@ -76,7 +84,9 @@ def decode_rvl(data: npt.NDArray[np.uint8], limit: Limit) -> npt.NDArray[np.uint
 
 
 def _rvl_numbers(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Numbers of an RVL stream: nibbles from the top of 32-bit words, three bits each, lowest first, the fourth says more follow."""
+    """Numbers of an RVL stream: nibbles from the top of 32-bit words, three bits each, lowest first, the
+    fourth says more follow.
+    """
     words = data[: data.size // 4 * 4].view("<u4")
     shifts = np.arange(28, -4, -4, dtype=np.uint32)
     nibbles = ((words[:, None] >> shifts) & 0xF).reshape(-1).astype(np.int64)

@@ -1,7 +1,8 @@
 """Encoded pictures (JPEG, PNG) as arrays, whole or not at all.
 
-Decoders are lenient: older OpenCV fills what a truncated JPEG lacks with grey. A robot must know that the picture is not
-whole, so the container is checked before it is decoded; that also keeps an absurd size from being allocated.
+Decoders are lenient: older OpenCV fills what a truncated JPEG lacks with grey. A robot must know that the
+picture is not whole, so the container is checked before it is decoded; that also keeps an absurd size from
+being allocated.
 """
 
 from __future__ import annotations
@@ -37,25 +38,29 @@ class Limit(NamedTuple):
             raise ImageError(f"{self.what} has no pixels: {width}x{height}; check the camera driver")
         if height * width > self.max_pixels:
             raise ImageError(
-                f"{self.what} of {width}x{height} is too large: at most {self.max_pixels / 1e6:g} million pixels are taken; "
+                f"{self.what} of {width}x{height} is too large: "
+                f"at most {self.max_pixels / 1e6:g} million pixels are taken; "
                 "scale it down in the camera driver or with image_proc's resize node"
             )
 
 
 def sniff(data: npt.NDArray[np.uint8]) -> str | None:
-    """"JPEG", "PNG" or None, from the first bytes: what the format field says is often wrong."""
+    """ "JPEG", "PNG" or None, from the first bytes: what the format field says is often wrong."""
     head = data[:8].tobytes()
     return "JPEG" if head.startswith(_JPEG) else "PNG" if head == _PNG else None
 
 
 def imdecode(data: npt.NDArray[np.uint8], flags: int, text: str, limit: Limit) -> npt.NDArray[Any]:
-    """The picture in `data`, decoded by OpenCV with `flags`. text: the format field, for errors. Raises ImageError."""
+    """The picture in `data`, decoded by OpenCV with `flags`. text: the format field, for errors. Raises
+    ImageError.
+    """
     if data.size == 0:
         raise ImageError(f"compressed {limit.what} (format {text!r}) has no data")
     kind = sniff(data)
     if kind is None:
         raise ImageError(
-            f"compressed {limit.what} of format {text!r} is neither JPEG nor PNG (it starts with {data[:4].tobytes().hex(' ')}); "
+            f"compressed {limit.what} of format {text!r} is neither JPEG nor PNG (it starts with "
+            f"{data[:4].tobytes().hex(' ')}); "
             "supported: JPEG, PNG, and compressedDepth for depth"
         )
     height, width = _jpeg_size(data) if kind == "JPEG" else _png_size(data)
@@ -68,12 +73,16 @@ def imdecode(data: npt.NDArray[np.uint8], flags: int, text: str, limit: Limit) -
     if pixels is None:
         raise ImageError(f"corrupt {kind} of {width}x{height} ({data.size} bytes): it cannot be decoded")
     if pixels.shape[:2] != (height, width):
-        raise ImageError(f"corrupt {kind}: its header says {width}x{height}, it holds {pixels.shape[1]}x{pixels.shape[0]}")
+        raise ImageError(
+            f"corrupt {kind}: its header says {width}x{height}, it holds {pixels.shape[1]}x{pixels.shape[0]}"
+        )
     return pixels
 
 
 def _jpeg_size(data: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """(height, width) of a JPEG that has its end. Walks the segments: a thumbnail inside has sizes and an end of its own."""
+    """(height, width) of a JPEG that has its end. Walks the segments: a thumbnail inside has sizes and an end
+    of its own.
+    """
     raw = data.data
     size, at = None, 2
     while at + 4 <= data.size:
@@ -92,7 +101,8 @@ def _jpeg_size(data: npt.NDArray[np.uint8]) -> tuple[int, int]:
         raise ImageError(f"truncated JPEG: it ends after {data.size} bytes, before its picture begins")
     if size is None:
         raise ImageError("corrupt JPEG: no frame header before the picture")
-    # Cameras pad with zeros after the end; so look for the end from behind rather than only at the last two bytes.
+    # Cameras pad with zeros after the end; so look for the end from behind rather than only at the last two
+    # bytes.
     if raw[-2:] != b"\xff\xd9" and data[at:].tobytes().rfind(b"\xff\xd9") < 0:
         raise ImageError(f"truncated JPEG: {size[1]}x{size[0]}, {data.size} bytes, the end marker is missing")
     return size

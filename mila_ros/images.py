@@ -1,10 +1,11 @@
 """Pixels to message fields and back, for every encoding that cameras really send.
 
-Works on any object with the fields of sensor_msgs/Image, CompressedImage or CameraInfo: a live rclpy message, one read from
-a bag by rosbags, or a plain namespace in a test. Bad input raises ImageError (or CameraInfoError) with a sentence.
+Works on any object with the fields of sensor_msgs/Image, CompressedImage or CameraInfo: a live rclpy message,
+one read from a bag by rosbags, or a plain namespace in a test. Bad input raises ImageError (or
+CameraInfoError) with a sentence.
 
-OpenCV does the arithmetic directly: cv_bridge and rosbags-image call the same cvtColor codes, but ignore row padding,
-need a matching NumPy, or let truncated data through.
+OpenCV does the arithmetic directly: cv_bridge and rosbags-image call the same cvtColor codes, but ignore row
+padding, need a matching NumPy, or let truncated data through.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ __all__ = [
 ]
 
 MAX_PIXELS = 24_000_000
-"""Largest picture that is decoded: 4K (8.8 million pixels) and 20-megapixel cameras pass, 8K (33 million) does not."""
+"""Largest picture that is decoded: 4K (8.8 million pixels) and 20-megapixel cameras pass, 8K (33 million)
+does not.
+"""
 
 
 class CameraInfoError(ImageError):
@@ -54,7 +57,8 @@ class _Layout(NamedTuple):
     to_rgb: int | None
 
 
-# ROS names a Bayer pattern by its first four pixels, OpenCV (historically) by the second row's second and third: RGGB is BG.
+# ROS names a Bayer pattern by its first four pixels, OpenCV (historically) by the second row's second and
+# third: RGGB is BG.
 _BAYER = {
     "bayer_rggb": cv2.COLOR_BayerBG2RGB,
     "bayer_bggr": cv2.COLOR_BayerRG2RGB,
@@ -101,9 +105,9 @@ LABEL_ENCODINGS = ("mono8", "8UC1", "mono16", "16UC1", "32SC1")
 def decode_color(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
     """RGB picture (H, W, 3) uint8, C-contiguous, of an Image or a CompressedImage (JPEG, PNG).
 
-    Sixteen bits are scaled to eight over their full range; YUV is BT.601 video range, as OpenCV and cv_bridge take it.
-    rgb8 without row padding is a view of the message's data: read-only when that is.
-    Raises ImageError on anything that cannot be decoded whole.
+    Sixteen bits are scaled to eight over their full range; YUV is BT.601 video range, as OpenCV and cv_bridge
+    take it. rgb8 without row padding is a view of the message's data: read-only when that is. Raises
+    ImageError on anything that cannot be decoded whole.
     """
     if is_compressed(msg):
         data = _bytes(msg.data)
@@ -118,7 +122,7 @@ def decode_color(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8
     planar = encoding in ("nv12", "nv21")
     if (layout.channels == 2 or planar) and (width % 2 or (planar and height % 2)):
         raise ImageError(
-            f"{encoding} image of {width}x{height}: its colour is shared by neighbouring pixels, so the size must be even"
+            f"{encoding} image of {width}x{height}: neighbouring pixels share their colour, so the size must be even"
         )
     # NV12/NV21: the luma plane, then half as many rows of interleaved chroma.
     pixels = _pixels(msg, encoding, layout, height * 3 // 2 if planar else height, max_pixels)
@@ -132,8 +136,9 @@ def decode_color(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8
 def decode_depth(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.float32]:
     """Depth (H, W) float32 in metres, NaN where unknown, of an Image or a CompressedImage.
 
-    16UC1 is millimetres, 32FC1 metres (REP 118); compressedDepth may be PNG or RVL. Zero, negative and infinite are unknown.
-    Raises ImageError on anything else, JPEG included (it is lossy: depth would be invented at every edge).
+    16UC1 is millimetres, 32FC1 metres (REP 118); compressedDepth may be PNG or RVL. Zero, negative and
+    infinite are unknown. Raises ImageError on anything else, JPEG included (it is lossy: depth would be
+    invented at every edge).
     """
     if is_compressed(msg):
         text = str(msg.format)
@@ -142,9 +147,7 @@ def decode_depth(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.float
             return decode_compressed_depth(_bytes(msg.data), text, limit)
         raw = _lossless(msg, "depth", limit)
         if raw.dtype != np.uint16:
-            raise ImageError(
-                f"compressed depth of format {text!r} holds {raw.dtype} of {_channels(raw)} channels, not 16-bit millimetres"
-            )
+            raise ImageError(f"compressed depth of format {text!r} holds {raw.dtype}, not 16-bit millimetres")
     else:
         encoding = str(msg.encoding)
         if encoding not in DEPTH_ENCODINGS:
@@ -174,7 +177,9 @@ def decode_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint
     if raw.dtype == np.uint8:
         return np.ascontiguousarray(raw)
     if raw.max() > 255:
-        raise ImageError(f"label image has the class id {int(raw.max())}; at most 254 classes (and 255, unlabelled) are known")
+        raise ImageError(
+            f"label image has the class id {int(raw.max())}; at most 254 classes (and 255, unlabelled) are known"
+        )
     return np.where(raw < 0, 255, raw).astype(np.uint8)
 
 
@@ -197,7 +202,8 @@ def image_fields(pixels: npt.NDArray[Any], encoding: str) -> dict[str, Any]:
         raise ValueError(f"cannot write the encoding {encoding!r}")
     if pixels.dtype != np.dtype(layout.dtype) or _channels(pixels) != layout.channels or pixels.ndim not in (2, 3):
         raise ValueError(
-            f"{encoding} needs {layout.channels} channels of {np.dtype(layout.dtype)}, not {pixels.dtype} {pixels.shape}"
+            f"{encoding} needs {layout.channels} channels of {np.dtype(layout.dtype)}, "
+            f"not {pixels.dtype} {pixels.shape}"
         )
     data = array.array("B")
     data.frombytes(np.ascontiguousarray(pixels).data.cast("B") if pixels.size else b"")
@@ -261,8 +267,8 @@ def intrinsics(msg: Any, size: tuple[int, int] | None = None) -> tuple[float, fl
     sx, sy = size[1] / width, size[0] / height
     if not 0.98 < sx / sy < 1.02:
         raise CameraInfoError(
-            f"camera_info is for pictures of {width}x{height}, but they are {size[1]}x{size[0]}: another shape, so cropped or "
-            "from another camera; publish the camera_info that belongs to the pictures"
+            f"camera_info is for pictures of {width}x{height}, but they are {size[1]}x{size[0]}: another "
+            "shape, so cropped or from another camera; publish the camera_info that belongs to them"
         )
     return fx * sx, fy * sy, (cx + 0.5) * sx - 0.5, (cy + 0.5) * sy - 0.5, size[1], size[0]
 
@@ -278,19 +284,22 @@ def _focal_problem(values: npt.NDArray[np.float64], width: int, height: int) -> 
         return "is zero (an uncalibrated camera)"
     if fx < 0 or fy < 0 or not (0.05 < fx / width < 100 and 0.05 < fy / height < 100):
         angle = math.degrees(2 * math.atan2(width / 2, fx))
-        return f"has fx = {fx:g}, fy = {fy:g} for {width}x{height} pixels (a field of view of {angle:.3g} degrees)"
+        return f"has fx = {fx:g}, fy = {fy:g} for {width}x{height} pixels: {angle:.3g} degrees of view"
     return None
 
 
 def _pixels(msg: Any, encoding: str, layout: _Layout, rows: int, max_pixels: int) -> npt.NDArray[Any]:
-    """The message's data as (rows, W) or (rows, W, C) in native byte order: a view where there is nothing to swap."""
+    """The message's data as (rows, W) or (rows, W, C) in native byte order: a view where there is nothing to
+    swap.
+    """
     height, width, step = int(msg.height), int(msg.width), int(msg.step)
     Limit(f"{encoding} image", max_pixels).check(height, width)
     dtype = np.dtype(layout.dtype)
     pixel = dtype.itemsize * layout.channels
     if step < width * pixel:
         raise ImageError(
-            f"step of {step} bytes is shorter than a row: {width} {encoding} pixels need {width * pixel} bytes; "
+            f"step of {step} bytes is shorter than a row: "
+            f"{width} {encoding} pixels need {width * pixel} bytes; "
             "the publisher fills in step, width or encoding wrongly"
         )
     if step % pixel:
@@ -301,8 +310,8 @@ def _pixels(msg: Any, encoding: str, layout: _Layout, rows: int, max_pixels: int
     data = _bytes(msg.data)
     if data.size < step * rows:
         raise ImageError(
-            f"{encoding} image of {width}x{height} is truncated: step x rows = {step} x {rows} needs {step * rows} bytes, "
-            f"data has {data.size}"
+            f"{encoding} image of {width}x{height} is truncated: "
+            f"step x rows = {step} x {rows} needs {step * rows} bytes, data has {data.size}"
         )
     table = data[: step * rows].reshape(rows, step)[:, : width * pixel]
     if step > width * pixel:
@@ -314,7 +323,9 @@ def _pixels(msg: Any, encoding: str, layout: _Layout, rows: int, max_pixels: int
 
 
 def _lossless(msg: Any, what: str, limit: Limit) -> npt.NDArray[Any]:
-    """The one-channel picture in a PNG message, its bits untouched. Raises ImageError for JPEG and for colour."""
+    """The one-channel picture in a PNG message, its bits untouched. Raises ImageError for JPEG and for
+    colour.
+    """
     data, text = _bytes(msg.data), str(msg.format)
     if sniff(data) == "JPEG":
         raise ImageError(f"{what} image of format {text!r} is a JPEG, which does not keep values; publish PNG or raw")

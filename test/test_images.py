@@ -1,7 +1,7 @@
 """images.py: the golden table of encodings, depth, labels, and what is refused with which words.
 
-Every expected value is worked out by hand from the encoding's definition, not by the code under test. Not covered: drivers
-that send something else than they say; nobody can tell from the bytes.
+Every expected value is worked out by hand from the encoding's definition, not by the code under test. Not
+covered: drivers that send something else than they say; nobody can tell from the bytes.
 """
 
 from __future__ import annotations
@@ -212,13 +212,25 @@ def test_broken_png():
 BAD = [
     (image(flat(1, 2, 3), "yuv999"), "unknown colour encoding 'yuv999'.*supported: rgb8, bgr8"),
     (image(flat(1.0, dtype="<f4"), "32FC1"), "depth image: is the image topic right"),
-    (image(flat(1, 2, 3)[:-1], "bgr8", step=W * 3), "truncated: step x rows = 24 x 6 needs 144 bytes, data has 120"),
+    (
+        image(flat(1, 2, 3)[:-1], "bgr8", step=W * 3),
+        "truncated: step x rows = 24 x 6 needs 144 bytes, data has 120",
+    ),
     (image(np.zeros((H, 0), np.uint8), "bgr8", step=W * 3), "data has 0"),
     (image(flat(1, 2, 3), "bgr8", width=0, step=0), "no pixels: 0x6"),
     (SimpleNamespace(height=0, width=0, encoding="bgr8", is_bigendian=0, step=0, data=b""), "no pixels: 0x0"),
-    (image(np.zeros((H, W * 3 + 1), np.uint8), "bgr8"), "step of 25 bytes is not a whole number of 3-byte bgr8 pixels"),
-    (image(flat(1, 2, 3), "bgr8", step=W * 3 - 3), "step of 21 bytes is shorter than a row: 8 bgr8 pixels need 24"),
-    (image(flat(1, 2, 3), "bgr8", height=4320, width=7680, step=7680 * 3), "bgr8 image of 7680x4320 is too large"),
+    (
+        image(np.zeros((H, W * 3 + 1), np.uint8), "bgr8"),
+        "step of 25 bytes is not a whole number of 3-byte bgr8 pixels",
+    ),
+    (
+        image(flat(1, 2, 3), "bgr8", step=W * 3 - 3),
+        "step of 21 bytes is shorter than a row: 8 bgr8 pixels need 24",
+    ),
+    (
+        image(flat(1, 2, 3), "bgr8", height=4320, width=7680, step=7680 * 3),
+        "bgr8 image of 7680x4320 is too large",
+    ),
     (image(UYVY[:, :-2], "uyvy", width=W - 1), "uyvy image of 7x6.*must be even"),
     (compressed(b"", "jpeg"), "has no data"),
     (compressed(b"GIF89a....", "jpeg"), "neither JPEG nor PNG .it starts with 47 49 46 38"),
@@ -238,7 +250,8 @@ def test_absurd_compressed_size_is_refused_before_decoding():
         images.decode_color(compressed(data, "png"))
 
 
-# Depth ---------------------------------------------------------------------------------------------------------------
+# Depth ------------------------------------------------------------------------------------------------------
+# ---------
 
 MILLIMETRES = np.array([[0, 1000, 2500], [65535, 1, 0]], np.uint16)
 METRES = np.array([[np.nan, 1.0, 2.5], [65.535, 0.001, np.nan]], np.float32)
@@ -267,8 +280,10 @@ def test_compressed_depth_millimetres(text):
 
 def test_compressed_depth_inverse():
     """32FC1 is kept as steps of inverse depth: with A = 1000 and B = -100, the value 400 is 1000 / 500 = 2 m."""
-    msg = compressed(struct.pack("<iff", 1, 1000.0, -100.0) + png16(np.array([[0, 400], [900, 0]], np.uint16)),
-                     "32FC1; compressedDepth png")
+    msg = compressed(
+        struct.pack("<iff", 1, 1000.0, -100.0) + png16(np.array([[0, 400], [900, 0]], np.uint16)),
+        "32FC1; compressedDepth png",
+    )
     np.testing.assert_allclose(images.decode_depth(msg), [[np.nan, 2.0], [1.0, np.nan]])
 
 
@@ -336,7 +351,8 @@ def test_bad_compressed_depth():
         images.decode_depth(compressed((bytes(12) + png16(MILLIMETRES))[:-8], "16UC1; compressedDepth png"))
 
 
-# Labels, normals, writing ----------------------------------------------------------------------------------------------
+# Labels, normals, writing
+# ----------------------------------------------------------------------------------------------
 
 
 def test_labels():
@@ -376,7 +392,8 @@ def test_image_fields():
         images.image_fields(rgb[..., 0], "rgb8")
 
 
-# CameraInfo --------------------------------------------------------------------------------------------------------------
+# CameraInfo -------------------------------------------------------------------------------------------------
+# -------------
 
 
 def info(k=(500, 0, 320, 0, 510, 240, 0, 0, 1), p=(0,) * 12, width=640, height=480):
