@@ -36,11 +36,12 @@ class ModelConfig:
 
     window: int = 9
     """P: side of the square of keyframe positions that a pixel looks at, in stride-8 cells; odd."""
-    query_channels: int = 32
-    value_channels: int = 96
+    query_channels: int = 64
+    value_channels: int = 64
+    """Equal to `query_channels`, so that PyTorch's fused attention takes them (ten times faster on a CPU)."""
     keys: str = "fast"
     """Which network describes the keyframe for look-up: "fast" (like meets like) or "slow" (as in the paper)."""
-    tile: int = 10
+    tile: int = 5
     """Side of a query tile in stride-8 cells; changes speed, never results."""
 
     canonical_focal: float = 519.0
@@ -78,7 +79,7 @@ class ModelConfig:
             fast_head_channels=8,
             window=5,
             query_channels=8,
-            value_channels=16,
+            value_channels=8,
         )
 
     def to_dict(self) -> dict[str, Any]:

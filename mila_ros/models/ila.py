@@ -121,7 +121,7 @@ class LocalAttention(nn.Module):
         return x.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, k * k, c)
 
     def _bias(self, height: int, width: int, like: Tensor) -> Tensor:
-        """(n, tile * tile, k * k): the learned bias inside the window, minus infinity outside it or the picture."""
+        """(1, n, tile * tile, k * k): the learned bias inside the window, minus infinity outside it or the picture."""
         index, visible = self._geometry(height, width, like.device)
         learned = not self.position_bias.requires_grad or not torch.is_grad_enabled()
         key = (height, width)
@@ -130,7 +130,7 @@ class LocalAttention(nn.Module):
             if kept.dtype == like.dtype and kept.device == like.device:
                 return kept
         bias = self.position_bias.to(like.dtype)[index]
-        bias = bias.masked_fill(~visible, float("-inf"))
+        bias = bias.masked_fill(~visible, float("-inf"))[None]
         if learned and not self.training:
             self._masks = {key: bias}
         return bias

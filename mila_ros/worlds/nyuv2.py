@@ -80,7 +80,8 @@ class NyuV2(Sequence[Frame]):
         wrong = (labels >= CLASSES) & (labels != 255)
         if wrong.any():
             raise UserError(
-                f"{self.folder}/label40/{name}.png has the value {int(labels[wrong].max())}: labels must be 0..38 or 255"
+                f"{self.folder}/label40/{name}.png has the value {int(labels[wrong].max())}: "
+                "labels must be 0..38 or 255"
             )
         depth = ((raw.astype(np.float32) + 0.5) * DEPTH_UNIT).astype(np.float32)
         intrinsics = KINECT.scaled(rgb.shape[1], rgb.shape[0])
