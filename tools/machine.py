@@ -167,6 +167,6 @@ def check_disk(places: Mapping[str, tuple[Path, float]], usage=shutil.disk_usage
         free = usage(folder).free / 1e9
         if free < size:
             raise SetupError(
-                f"{folder} has {free:.1f} GB free, {size:.1f} GB are needed for {' and '.join(whats)}; make "
-                "room (`uv cache clean` frees the installer's cache), or `UV_TORCH_BACKEND=cpu make setup`, which needs 2.5 GB"
+                f"{folder} has {free:.1f} GB free, {size:.1f} GB are needed for {' and '.join(whats)}; make room (`uv "
+                "cache clean` frees the installer's cache), or `UV_TORCH_BACKEND=cpu make setup` (2.5 GB are enough)"
             )

@@ -119,7 +119,7 @@ class Setup:
         self._call(command + (["--system-site-packages"] if self.ros else []), "the virtual environment was not made")
 
     def _install(self, python: Interpreter) -> None:
-        self.say("dependencies (PyTorch with CUDA is 2.5 GB to download, 5.5 GB on the disk)")
+        self.say("dependencies (the first time up to 2.5 GB to download: PyTorch with CUDA)")
         pip = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV]
         self._call(pip, "the installer (uv) could not be installed")
         command = [str(self.venv / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(self.python)]
