@@ -302,9 +302,9 @@ def cast_segments(
             s, d = flat_start[row_index], flat_step[row_index]
             o_local, d_local = [], []
             for k in range(3):
-                m = matrix[:, k, :, None]
-                o_local.append(s[..., 0] * m[:, 0] + s[..., 1] * m[:, 1] + s[..., 2] * m[:, 2] + m[:, 3])
-                d_local.append(d[..., 0] * m[:, 0] + d[..., 1] * m[:, 1] + d[..., 2] * m[:, 2])
+                x, y, z, w = matrix[:, k, :, None].unbind(1)
+                o_local.append(torch.addcmul(torch.addcmul(torch.addcmul(w, s[..., 0], x), s[..., 1], y), s[..., 2], z))
+                d_local.append(torch.addcmul(torch.addcmul(d[..., 0] * x, d[..., 1], y), d[..., 2], z))
             t = _SOLIDS[kind](
                 (o_local[0], o_local[1], o_local[2]),
                 (d_local[0], d_local[1], d_local[2]),

@@ -27,6 +27,7 @@ def furnish(room: _Room) -> None:
         "corridor": _corridor,
         "store": _store,
     }[room.kind](room)
+    _fill(room)
     _litter(room)
 
 
@@ -211,6 +212,32 @@ def _store(room: _Room) -> None:
     for x in np.arange(-room.size[0] / 2 + 1.6, room.size[0] / 2 - 1.2, 1.9):
         for y in np.arange(-room.size[1] / 2 + 1.6, room.size[1] / 2 - 1.2, 1.25):
             room.put(fur.bookshelf(rng, fill=0.95), (float(x), float(y)), np.pi / 2)
+
+
+def _fill(room: _Room) -> None:
+    """More of what is found anywhere, along the walls that are still free: some rooms are crowded, some are not."""
+    rng = room.rng
+    if room.kind in ("corridor", "bathroom"):
+        return
+    perimeter = 2 * float(room.size[0] + room.size[1])
+    for _ in range(int(rng.poisson(rng.uniform(0.05, 0.5) * perimeter))):
+        kind = rng.random()
+        if kind < 0.22:
+            room.furnish_wall(fur.bookshelf(rng, str(rng.choice(["bookshelf", "shelves"], p=[0.7, 0.3]))), 0.6)
+        elif kind < 0.42:
+            room.furnish_wall(fur.cabinet(rng), 0.6)
+        elif kind < 0.54:
+            room.furnish_wall(fur.drawers(rng), 0.8, 0.3)
+        elif kind < 0.66:
+            room.furnish_wall(fur.table(rng, label=str(rng.choice(["table", "desk", "otherfurniture"]))), 1.0, 0.2)
+        elif kind < 0.76:
+            room.furnish_wall(fur.sofa(rng, 1))
+        elif kind < 0.88:
+            room.furnish_wall(fur.chair(rng))
+        elif kind < 0.94:
+            room.furnish_wall(fit.floor_lamp(rng))
+        else:
+            room.furnish_wall(fur.drawers(rng, "night_stand", small=True), 0.8, 0.4)
 
 
 def _litter(room: _Room) -> None:

@@ -73,14 +73,11 @@ def optical_pose(position: Array, yaw: Array, pitch: Array, roll: Array) -> Arra
     return pose
 
 
-def drive(rng: Random, plan: FloorPlan, count: int, rate: float, margin: float) -> tuple[Array, Array]:
-    """A wheeled robot that wanders: positions (T, 2) and headings (T,)."""
-    x, y = plan.somewhere(rng, margin + 0.1)
-    candidates = np.linspace(-np.pi, np.pi, 24, endpoint=False)
-    ahead = np.linspace(0.2, 2.0, 10)
-    reach = plan.at(x + np.cos(candidates)[:, None] * ahead, y + np.sin(candidates)[:, None] * ahead)
-    score = (np.minimum.accumulate(reach, 1) > margin).sum(1) + 3 * rng.random(len(candidates))
-    heading = float(candidates[score.argmax()])
+def drive(
+    rng: Random, plan: FloorPlan, start: tuple[float, float, float], count: int, rate: float, margin: float
+) -> tuple[Array, Array]:
+    """A wheeled robot that wanders from x, y, heading: positions (T, 2) and headings (T,)."""
+    x, y, heading = start
     cruise, speed, turn, wish = rng.uniform(0.2, 0.8), 0.0, 0.0, 0.0
     speed = cruise
     rates = np.radians(np.array([-40, -25, -12, -4, 4, 12, 25, 40]))
@@ -116,7 +113,7 @@ def camera_path(rng: Random, scene: Scene, count: int, rate: float) -> Array:
     if rng.random() < 0.45:
         height = rng.uniform(0.3, 1.2)
         plan = FloorPlan(scene)
-        path, heading = drive(rng, plan, count, rate, 0.28)
+        path, heading = drive(rng, plan, _viewpoint(rng, scene, plan, 0.35), count, rate, 0.28)
         shake = 0.0015 * _smooth(rng, count, 0.08, rate, (3,))
         z = np.full(count, height) + shake[:, 0]
         offset = rng.choice([0.0, rng.normal(0, 0.6)])
@@ -124,9 +121,8 @@ def camera_path(rng: Random, scene: Scene, count: int, rate: float) -> Array:
     else:
         height = min(rng.uniform(0.9, 1.7), ceiling - 0.4)
         plan = FloorPlan(scene, height - 0.25)
-        path, heading = drive(rng, plan, count, rate, 0.25)
-        x, y = path[0]
-        look = _look_at_something(rng, scene, x, y, heading[0])
+        x, y, look = _viewpoint(rng, scene, plan, 0.35)
+        path, heading = drive(rng, plan, (x, y, look + rng.normal(0, 1.0)), count, rate, 0.25)
         path = path[0] + rng.uniform(0.4, 1.0) * (path - path[0])
         path = path + 0.02 * _smooth(rng, count, 0.5, rate, (2,))
         z = height + 0.06 * _smooth(rng, count, 1.2, rate) + 0.004 * _smooth(rng, count, 0.15, rate)
@@ -139,12 +135,30 @@ def camera_path(rng: Random, scene: Scene, count: int, rate: float) -> Array:
     return optical_pose(position, np.asarray(yaw), np.broadcast_to(pitch, (count,)), roll)
 
 
-def _look_at_something(rng: Random, scene: Scene, x: float, y: float, heading: float) -> float:
-    """A direction with furniture and some room in front, as people point cameras."""
-    things = [f for f in scene.footprints if f[5] > 0.2]
-    if not things or rng.random() < 0.15:
-        return heading
-    angle = np.array([np.arctan2((f[1] + f[3]) / 2 - y, (f[0] + f[2]) / 2 - x) for f in things])
-    distance = np.array([np.hypot((f[0] + f[2]) / 2 - x, (f[1] + f[3]) / 2 - y) for f in things])
-    weight = np.where(distance > 1.0, 1.0, 0.05) * np.array([f[5] * 0.3 + (f[2] - f[0]) * (f[3] - f[1]) for f in things])
-    return float(rng.choice(angle, p=weight / weight.sum()) + rng.normal(0, 0.2))
+def _interest(scene: Scene, x: Array, y: Array, yaw: Array) -> Array:
+    """How much there is to see from places in directions, (N,): furniture within reach, and no wall at the nose."""
+    c, s = np.cos(yaw), np.sin(yaw)
+    half = scene.size[:2] / 2
+    wall = np.minimum(
+        np.where(np.abs(c) > 1e-6, (np.sign(c) * half[0] - x) / c, np.inf),
+        np.where(np.abs(s) > 1e-6, (np.sign(s) * half[1] - y) / s, np.inf),
+    )
+    score = 0.4 * np.exp(-(((wall - 3.0) / 1.2) ** 2)) - 1.5 * (wall < 1.3)
+    for x0, y0, x1, y1, _, top in scene.footprints:
+        if top < 0.15:
+            continue
+        dx, dy = (x0 + x1) / 2 - x, (y0 + y1) / 2 - y
+        ahead, aside = c * dx + s * dy, c * dy - s * dx
+        size = 0.5 * np.hypot(x1 - x0, y1 - y0) * min(top, 1.2)
+        inside = (ahead > 0.7) & (np.abs(aside) < 0.5 * ahead + 0.2)
+        score = score + np.where(inside, size / np.maximum(ahead, 1.2), 0.0)
+    return np.asarray(score)
+
+
+def _viewpoint(rng: Random, scene: Scene, plan: FloorPlan, margin: float) -> tuple[float, float, float]:
+    """x, y, yaw of the best of a few random views: people and robots seldom stare at a bare wall."""
+    count = int(rng.choice([1, 6, 24]))
+    places = np.array([plan.somewhere(rng, margin) for _ in range(count)])
+    yaw = rng.uniform(-np.pi, np.pi, count)
+    best = int(_interest(scene, places[:, 0], places[:, 1], yaw).argmax())
+    return float(places[best, 0]), float(places[best, 1]), float(yaw[best])

@@ -55,7 +55,7 @@ class _Room:
         elif kind == "bathroom":
             self.size = np.array([rng.uniform(2.2, 3.4), rng.uniform(2.4, 3.8), rng.uniform(2.3, 2.7)])
         else:
-            self.size = np.array([rng.uniform(3.0, 6.5), rng.uniform(3.2, 7.5), rng.uniform(2.3, 3.0)])
+            self.size = np.array([rng.uniform(2.8, 5.6), rng.uniform(3.0, 6.8), rng.uniform(2.3, 3.0)])
         x, y, _ = self.size
         self.walls = [
             _Wall(np.array([0, -y / 2, 0]), 0.0, x),
@@ -202,7 +202,7 @@ class _Room:
         piece.build(self.b)
         return True
 
-    def at_wall(self, piece: fur.Piece, tries: int = 10, low: float = 1.0) -> _Wall | None:
+    def at_wall(self, piece: fur.Piece, tries: int = 16, low: float = 1.0) -> _Wall | None:
         """Stands a piece with its back to some wall; tall ones not in front of windows and pictures."""
         rng = self.rng
         for _ in range(tries):
@@ -317,7 +317,7 @@ class _Room:
 
     def scene(self) -> Scene:
         rng = self.rng
-        self.hang(0.8)
+        self.hang(rng.uniform(0.5, 2.0))
         self.lamps()
         lights = sorted(self.lights, key=lambda light: -float(light.power.sum()))[:3]
         total = sum(light.power for light in lights) / (self.size[0] * self.size[1])
