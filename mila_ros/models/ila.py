@@ -68,6 +68,12 @@ class LocalAttention(nn.Module):
         self.position_bias = nn.Parameter(torch.zeros(window * window))
         self._masks: dict[tuple[int, int], Tensor] = {}
 
+    def train(self, mode: bool = True) -> LocalAttention:
+        """Switch modes; the learned bias may change in training, so the mask made from it is not kept."""
+        self._masks = {}
+        super().train(mode)
+        return self
+
     def remember(self, described: Tensor, carried: Tensor) -> KeyTiles:
         """Project and tile a keyframe: (B, key_in, H, W), (B, value_in, H, W) -> KeyTiles. Once a keyframe."""
         height, width = described.shape[-2:]
@@ -122,13 +128,12 @@ class LocalAttention(nn.Module):
 
     def _bias(self, height: int, width: int, like: Tensor) -> Tensor:
         """(1, n, tile * tile, k * k): the learned bias inside the window, minus infinity outside it or the picture."""
-        index, visible = self._geometry(height, width, like.device)
         learned = not self.position_bias.requires_grad or not torch.is_grad_enabled()
         key = (height, width)
-        if learned and key in self._masks:
-            kept = self._masks[key]
-            if kept.dtype == like.dtype and kept.device == like.device:
-                return kept
+        kept = self._masks.get(key) if learned and not self.training else None
+        if kept is not None and kept.dtype == like.dtype and kept.device == like.device:
+            return kept
+        index, visible = self._geometry(height, width, like.device)
         bias = self.position_bias.to(like.dtype)[index]
         bias = bias.masked_fill(~visible, float("-inf"))[None]
         if learned and not self.training:

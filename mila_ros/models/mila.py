@@ -50,16 +50,20 @@ class Mila(nn.Module):
 
     def keyframe(self, image: Tensor) -> Memory:
         """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W."""
-        padded = pad_to_stride(image)
+        small = self._working_size(image)
+        padded = pad_to_stride(small)
         coarse, detail = self.slow(padded)
         described = coarse if self.config.keys == "slow" else self.fast(padded)[0]
-        features = Features(coarse, detail, image.shape[-2], image.shape[-1], slow=True)
+        zoom = small.shape[-1] / image.shape[-1]
+        features = Features(coarse, detail, small.shape[-2], small.shape[-1], zoom, slow=True)
         return Memory(features, self.propagation.remember(described, coarse))
 
     def glance(self, image: Tensor) -> Features:
         """Run the fast network on (B, 3, H, W), RGB in 0..1; any H, W."""
-        coarse, detail = self.fast(pad_to_stride(image))
-        return Features(coarse, detail, image.shape[-2], image.shape[-1], slow=False)
+        small = self._working_size(image)
+        coarse, detail = self.fast(pad_to_stride(small))
+        zoom = small.shape[-1] / image.shape[-1]
+        return Features(coarse, detail, small.shape[-2], small.shape[-1], zoom, slow=False)
 
     def propagate(self, features: Features, memory: Memory | None) -> Features:
         """Features of the current frame, enriched by the keyframe; without one, as they are.
@@ -98,20 +102,36 @@ class Mila(nn.Module):
         for task, value in raw.items():
             value = _to_size(value, features, size)
             if task == "depth":
-                value = metric_depth(value, focal, self.config)
+                value = metric_depth(value, focal * features.zoom, self.config)
             elif task == "normals":
                 value = unit_normals(value)
             answers[task] = value
         return answers
 
+    def _working_size(self, image: Tensor) -> Tensor:
+        """The picture at the size that the networks were trained for."""
+        height, width = image.shape[-2:]
+        factor = (self.config.working_pixels / (height * width)) ** 0.5
+        size = (max(STRIDE, round(height * factor)), max(STRIDE, round(width * factor)))
+        if size == (height, width):
+            return image
+        # Averaging, where the picture shrinks: skipping pixels would make textures flicker.
+        return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=factor < 1)
+
     def answer(
-        self, features: Features, tasks: Sequence[str], focal: Tensor, size: tuple[int, int]
+        self,
+        features: Features,
+        tasks: Sequence[str],
+        focal: Tensor,
+        size: tuple[int, int],
+        confidence: bool = True,
     ) -> dict[str, Tensor]:
         """As :meth:`predict`, in the form that consumers want.
 
         Returns:
-            "segmentation": class ids uint8 (B, h, w), and "confidence": probability of that class float32 (B, h, w);
-            "depth": float32 metres (B, h, w); "normals": float32 (B, h, w, 3), contiguous.
+            "segmentation": class ids uint8 (B, h, w), and "confidence": probability of that class float32 (B, h, w),
+            unless turned off (it costs as much as the rest of the task); "depth": float32 metres (B, h, w);
+            "normals": float32 (B, h, w, 3), contiguous.
         """
         predicted = self.predict(features, tasks, focal, size)
         answers: dict[str, Tensor] = {}
@@ -119,7 +139,8 @@ class Mila(nn.Module):
             scores = predicted["segmentation"]
             best, ids = scores.max(dim=1)
             answers["segmentation"] = ids.to(torch.uint8)
-            answers["confidence"] = (best - scores.logsumexp(dim=1)).exp().float()
+            if confidence:
+                answers["confidence"] = (best - scores.logsumexp(dim=1)).exp().float()
         if "depth" in predicted:
             answers["depth"] = predicted["depth"][:, 0].float().contiguous()
         if "normals" in predicted:
