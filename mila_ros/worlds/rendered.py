@@ -173,7 +173,7 @@ class RenderedWorld:
         poses = [camera_path(rng, scene, count, RATE)[::interval] for rng, scene in zip(rngs, scenes, strict=True)]
         intrinsics = []
         for rng in rngs:
-            fx = self.width * rng.uniform(0.75, 1.3)
+            fx = self.width * rng.triangular(0.75, 0.82, 1.3)
             centre = rng.normal(0, 0.01, 2) * self.width
             intrinsics.append([fx, fx, (self.width - 1) / 2 + centre[0], (self.height - 1) / 2 + centre[1]])
         return self.assemble(scenes, poses, np.array(intrinsics), np.arange(count)[::interval] / RATE, seed)

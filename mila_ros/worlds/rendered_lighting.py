@@ -140,7 +140,9 @@ def _coordinates(solids: Solids, hits: Hits, index: Tensor, row: Tensor, size: T
     wide_u, wide_v = torch.where(on_x, sy, sx), torch.where(on_z, sy, sz)
     box = solids.spans.get(BOX, slice(0, 0))
     flat = (index >= box.start) & (index < box.stop)
-    u, v = torch.where(flat, u, torch.atan2(y, x) * sx), torch.where(flat, v, -mz)
+    # Round things are wrapped, except where they look up or down: there a wrapped texture would be pinched.
+    upright = flat | (on_z & (local.abs().amax(-1) > 0.6))
+    u, v = torch.where(upright, u, torch.atan2(y, x) * sx), torch.where(upright, v, -mz)
     fit = (row[..., mat.FIT] > 0.5) & flat
     scale_u = torch.where(fit, 0.5 / wide_u, row[..., mat.SCALE_U])
     scale_v = torch.where(fit, 0.5 / wide_v, row[..., mat.SCALE_V])

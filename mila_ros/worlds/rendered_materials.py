@@ -56,10 +56,14 @@ def _shades(colour: Colour, spread: float) -> list[Colour]:
 
 
 def any_colour(rng: Random, strong: float = 0.5) -> Colour:
-    """A colour of things people own: often grey or brown, sometimes strong."""
-    if rng.random() < 0.35:
-        return hsv(rng.uniform(0.05, 0.13), rng.uniform(0.0, 0.2), rng.uniform(0.12, 0.95))
-    return hsv(rng.random(), rng.beta(1.5, 2.0) * (0.4 + strong), rng.uniform(0.2, 0.9))
+    """A colour of things people own: often grey, brown or dark, sometimes strong."""
+    kind = rng.random()
+    if kind < 0.3:
+        return hsv(rng.uniform(0.05, 0.13), rng.uniform(0.0, 0.2), rng.uniform(0.1, 0.95))
+    if kind < 0.55:
+        return hsv(rng.uniform(0.02, 0.12), rng.uniform(0.2, 0.6), rng.uniform(0.15, 0.8))
+    hue = rng.choice([rng.normal(0.6, 0.05), rng.normal(0.0, 0.03), rng.random()])
+    return hsv(hue, rng.beta(1.3, 2.5) * (0.4 + strong), rng.uniform(0.15, 0.85))
 
 
 def paint(rng: Random, colour: Colour | None = None, gloss: float = 0.02) -> Material:
@@ -71,13 +75,13 @@ def paint(rng: Random, colour: Colour | None = None, gloss: float = 0.02) -> Mat
 def wall(rng: Random) -> Material:
     """A wall: mostly pale paint, sometimes strong paint, wallpaper or bricks."""
     kind = rng.random()
-    pale = hsv(rng.choice([0.09, 0.12, 0.14, 0.55, 0.35]) + rng.normal(0, 0.03), rng.uniform(0, 0.3), rng.uniform(0.6, 0.95))
-    if kind < 0.72:
+    pale = hsv(rng.choice([0.09, 0.12, 0.14, 0.55, 0.35]) + rng.normal(0, 0.03), rng.uniform(0, 0.22), rng.uniform(0.6, 0.95))
+    if kind < 0.78:
         return material(rng, rng.choice(["plaster", "plain"]), _shades(pale, 0.03), rng.uniform(0.8, 2.5))
-    if kind < 0.85:
-        strong = hsv(rng.random(), rng.uniform(0.25, 0.65), rng.uniform(0.35, 0.85))
+    if kind < 0.9:
+        strong = hsv(rng.random(), rng.uniform(0.15, 0.55), rng.uniform(0.35, 0.85))
         return material(rng, "plaster", _shades(strong, 0.04), rng.uniform(0.8, 2.5))
-    if kind < 0.95:
+    if kind < 0.965:
         texture = rng.choice(["stripes", "floral", "plaid", "dots"])
         second, third = pale * rng.uniform(0.7, 1.0), pale * rng.uniform(0.6, 1.0) * hsv(rng.random(), 0.15, 1)
         return material(rng, texture, [pale, second, third], rng.uniform(0.4, 1.2))
@@ -93,7 +97,7 @@ def wood(rng: Random, tone: Colour | None = None, swap: bool = False, gloss: flo
 
 
 def wood_tone(rng: Random) -> Colour:
-    return hsv(rng.uniform(0.045, 0.1), rng.uniform(0.3, 0.7), rng.uniform(0.25, 0.85))
+    return hsv(rng.uniform(0.045, 0.095), rng.uniform(0.25, 0.65), rng.uniform(0.2, 0.85))
 
 
 def floor(rng: Random) -> Material:

@@ -143,21 +143,21 @@ def _interest(scene: Scene, x: Array, y: Array, yaw: Array) -> Array:
         np.where(np.abs(c) > 1e-6, (np.sign(c) * half[0] - x) / c, np.inf),
         np.where(np.abs(s) > 1e-6, (np.sign(s) * half[1] - y) / s, np.inf),
     )
-    score = 0.4 * np.exp(-(((wall - 3.0) / 1.2) ** 2)) - 1.5 * (wall < 1.3)
+    score = 0.5 * np.exp(-(((wall - 3.4) / 1.3) ** 2)) - 1.5 * (wall < 1.6)
     for x0, y0, x1, y1, _, top in scene.footprints:
         if top < 0.15:
             continue
         dx, dy = (x0 + x1) / 2 - x, (y0 + y1) / 2 - y
         ahead, aside = c * dx + s * dy, c * dy - s * dx
         size = 0.5 * np.hypot(x1 - x0, y1 - y0) * min(top, 1.2)
-        inside = (ahead > 0.7) & (np.abs(aside) < 0.5 * ahead + 0.2)
+        inside = (ahead > 1.0) & (np.abs(aside) < 0.5 * ahead + 0.2)
         score = score + np.where(inside, size / np.maximum(ahead, 1.2), 0.0)
     return np.asarray(score)
 
 
 def _viewpoint(rng: Random, scene: Scene, plan: FloorPlan, margin: float) -> tuple[float, float, float]:
     """x, y, yaw of the best of a few random views: people and robots seldom stare at a bare wall."""
-    count = int(rng.choice([1, 6, 24]))
+    count = int(rng.choice([3, 10, 24]))
     places = np.array([plan.somewhere(rng, margin) for _ in range(count)])
     yaw = rng.uniform(-np.pi, np.pi, count)
     best = int(_interest(scene, places[:, 0], places[:, 1], yaw).argmax())

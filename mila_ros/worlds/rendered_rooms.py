@@ -55,7 +55,7 @@ class _Room:
         elif kind == "bathroom":
             self.size = np.array([rng.uniform(2.2, 3.4), rng.uniform(2.4, 3.8), rng.uniform(2.3, 2.7)])
         else:
-            self.size = np.array([rng.uniform(2.8, 5.6), rng.uniform(3.0, 6.8), rng.uniform(2.3, 3.0)])
+            self.size = np.array([rng.uniform(3.0, 6.0), rng.uniform(3.2, 7.2), rng.uniform(2.3, 3.0)])
         x, y, _ = self.size
         self.walls = [
             _Wall(np.array([0, -y / 2, 0]), 0.0, x),
@@ -294,7 +294,7 @@ class _Room:
         b.place((0, 0, 0), 0)
         x, y, h = self.size
         lit = not self.lights or rng.random() < 0.6
-        warm = mat.hsv(rng.uniform(0.07, 0.14), rng.uniform(0.05, 0.45), 1.0)
+        warm = mat.hsv(rng.uniform(0.07, 0.13), rng.uniform(0.0, 0.28), 1.0)
         glow = mat.glowing(rng, warm, 4.0 if lit else 0.4)
         count = 1 if x * y < 14 else int(rng.integers(1, 3))
         count = max(count, int(y // 3)) if self.kind in ("corridor", "classroom", "store", "office") else count
