@@ -18,6 +18,7 @@ from mila_ros.worlds.rendered_casting import BALL, BOX, CAPSULE, COLUMN, TILE, S
 from mila_ros.worlds.rendered_lighting import LIGHTS, Hits, Lights, shade
 from mila_ros.worlds.rendered_materials import FIELDS
 from mila_ros.worlds.rendered_paths import camera_path
+from mila_ros.worlds.rendered_people import add_people
 from mila_ros.worlds.rendered_rooms import build_scene
 from mila_ros.worlds.rendered_scene import Scene
 from mila_ros.worlds.rendered_sensor import Sensor, develop
@@ -169,6 +170,8 @@ class RenderedWorld:
         """Draws scenes and paths, on the CPU: the part of `clips` that workers can do ahead."""
         rngs = [np.random.default_rng([seed, k]) for k in range(batch)]
         scenes = [build_scene(rng, kind) for rng in rngs]
+        for rng, scene in zip(rngs, scenes, strict=True):
+            add_people(rng, scene, int(rng.choice([0, 1, 2], p=[0.75, 0.18, 0.07])))
         count = (frames - 1) * interval + 1
         poses = [camera_path(rng, scene, count, RATE)[::interval] for rng, scene in zip(rngs, scenes, strict=True)]
         intrinsics = []

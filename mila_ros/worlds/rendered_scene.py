@@ -132,6 +132,15 @@ class Builder:
         turn, length = along(a, b)
         self._add(CAPSULE, (a + b) / 2, (radius,) * 3, row, label, turn=turn, shape=0.5 * length / radius)
 
+    def add_moving(self, kind: int, forward: Array, shape: float, row: Material, label: str) -> None:
+        """A solid by its map (3, 4) to the world, for what a `Walker` moves."""
+        self.kinds.append(kind)
+        self.forward.append(forward)
+        self.shapes.append(shape)
+        self.materials.append(row)
+        self.labels.append(LABELS[label])
+        self.casts.append(True)
+
 
 class Walker(Protocol):
     """Something that moves through a scene."""

@@ -41,7 +41,7 @@ class Sensor:
             warm, green = rng.normal(0, 0.12), rng.normal(0, 0.04)
             rows.append(
                 [
-                    0.13 * np.exp(rng.normal(0, 0.45)),
+                    0.17 * np.exp(rng.normal(0, 0.45)),
                     np.exp(warm),
                     np.exp(green),
                     np.exp(-warm),
