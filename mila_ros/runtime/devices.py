@@ -1,0 +1,59 @@
+"""Where and in which arithmetic a network runs, chosen by name and checked before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from mila_ros.errors import UserError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def available_devices() -> list[str]:
+    """Names that `pick_device` takes on this machine, besides auto."""
+    return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0))]
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name: auto (the first GPU where there is one, else the CPU), cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: there is no such device; the message names those that exist.
+    """
+    there = available_devices()
+    if name == "auto":
+        return torch.device(there[1] if len(there) > 1 else "cpu")
+    if name == "cuda" and len(there) > 1:
+        return torch.device("cuda:0")
+    if name in there:
+        return torch.device(name)
+    if re.fullmatch(r"cuda(:\d+)?", name):
+        build = "" if torch.backends.cuda.is_built() else " (this PyTorch is built without CUDA)"
+        raise UserError(f'device "{name}" does not exist on this machine{build}; there is {", ".join(there)}')
+    raise UserError(f'unknown device "{name}"; use auto, cpu or cuda:N. This machine has {", ".join(there)}')
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16, so that it is quicker than float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """fp32, bf16 or fp16. auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU.
+
+    Raises:
+        UserError: the name is unknown, or the device cannot compute in this precision.
+    """
+    if name not in PRECISIONS:
+        raise UserError(f'unknown precision "{name}"; use {", ".join(PRECISIONS)}')
+    if name == "auto":
+        return "bf16" if fast_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("precision fp16 needs a GPU; on the CPU use bf16, fp32 or auto")
+    return name

@@ -1,0 +1,304 @@
+"""A model on a device: RGB pictures as NumPy arrays in, answers as NumPy arrays out, and where the time went."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mila_ros.models.flops import Flops, count_flops
+from mila_ros.models.fuse import fuse_for_inference
+from mila_ros.runtime.devices import DTYPES, pick_device, pick_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mila_ros.models.mila import Memory, Mila
+
+# The smallest picture that the networks' pyramids can hold.
+SMALLEST_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame on the device."""
+
+    tensor: torch.Tensor  # (1, 3, h, w), RGB in 0..1, channels last
+    size: tuple[int, int]  # h, w: what the networks see
+    original: tuple[int, int]  # h, w: what the camera sent
+    ready: Any  # CUDA event behind the upload; None on the CPU
+    milliseconds: float  # what the upload took
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says about one frame; `h, w` is the output size."""
+
+    segmentation: npt.NDArray[np.uint8] | None  # (h, w) class ids
+    confidence: npt.NDArray[np.float32] | None  # (h, w) 0..1, probability of that class
+    depth: npt.NDArray[np.float32] | None  # (h, w) metres along the optical axis
+    normals: npt.NDArray[np.float32] | None  # (h, w, 3) unit vectors, optical frame, facing the camera
+    size: tuple[int, int]
+    milliseconds: dict[str, float]  # by stage
+
+
+class _Stopwatch:
+    """Times consecutive stages: wall time on the CPU, the stream's own time on a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._names: list[str] = []
+        self._marks: list[Any] = [self._mark()]
+
+    def _mark(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def lap(self, stage: str) -> None:
+        self._names.append(stage)
+        self._marks.append(self._mark())
+
+    def read(self) -> dict[str, float]:
+        """Stage -> ms. On a GPU the stream must have been waited for."""
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        if self._cuda:
+            laps = [begin.elapsed_time(end) for begin, end in pairs]
+        else:
+            laps = [(end - begin) * 1e3 for begin, end in pairs]
+        return dict(zip(self._names, laps, strict=True))
+
+
+class Engine:
+    """Runs one model on one device in one precision.
+
+    Safe for two threads at a time: one that calls `keyframe` (inside `slow_thread`) and one that calls `answer`
+    (inside `fast_thread`). On a GPU each has a stream of its own, the slow one of lower priority. On a CPU each has its
+    own number of OpenMP threads, and the slow one gives way to the fast one.
+
+    Args:
+        model: in evaluation mode. It is changed: normalisation is folded into convolutions, weights are moved and cast.
+        device: auto, cpu, cuda or cuda:N.
+        precision: auto, fp32, bf16 or fp16.
+        output_scale: size of the answers as a share of the size that the networks see (0 < s <= 1).
+        max_pixels: larger pictures are shrunk to this many pixels before the networks see them; None: never.
+        threads: CPU threads of the fast path; 0: all cores.
+        slow_threads: CPU threads of the slow network in its own thread; 0: half the cores, at least one.
+        niceness: how far the slow network's thread gives way on the CPU (0: not, 19: to everything).
+
+    Raises:
+        UserError: the device does not exist, or cannot compute in this precision.
+    """
+
+    def __init__(
+        self,
+        model: Mila,
+        device: str = "auto",
+        precision: str = "auto",
+        output_scale: float = 0.5,
+        max_pixels: int | None = None,
+        threads: int = 0,
+        slow_threads: int = 0,
+        niceness: int = 5,
+    ) -> None:
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.output_scale = output_scale
+        self.max_pixels = max_pixels
+        self.tasks: tuple[str, ...] = model.config.tasks
+        self.classes: tuple[str, ...] = model.config.classes
+        self.palette: tuple[tuple[int, int, int], ...] = model.config.palette
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._threads = threads or cores
+        self._slow_threads = slow_threads or max(1, cores // 2)
+        self._niceness = niceness
+        self._dtype = DTYPES[self.precision]
+        fused = fuse_for_inference(model.eval()).to(device=self.device, dtype=self._dtype)
+        self.model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._fast_stream: Any = None
+        self._slow_stream: Any = None
+        if self.device.type == "cuda":
+            # Pictures of one size come again and again: let cuDNN choose its kernels by trying.
+            torch.backends.cudnn.benchmark = True
+            self._fast_stream = torch.cuda.Stream(self.device, priority=-1)
+            self._slow_stream = torch.cuda.Stream(self.device, priority=0)
+        self._flops: dict[tuple[int, int, tuple[str, ...]], Flops] = {}
+        self._flops_lock = threading.Lock()
+
+    @contextmanager
+    def fast_thread(self) -> Iterator[None]:
+        """For the thread that answers frames: its share of the machine."""
+        with self._thread(self._threads, self._fast_stream):
+            yield
+
+    @contextmanager
+    def slow_thread(self) -> Iterator[None]:
+        """For the thread that makes keyframes beside it: its share of the machine."""
+        # Linux only: elsewhere niceness is the whole process's. Threads that this one starts (OpenMP's) inherit it.
+        if self._niceness and self.device.type == "cpu" and sys.platform == "linux":
+            own = threading.get_native_id()
+            nice = min(19, os.getpriority(os.PRIO_PROCESS, own) + self._niceness)
+            os.setpriority(os.PRIO_PROCESS, own, nice)
+        with self._thread(self._slow_threads, self._slow_stream):
+            yield
+
+    @contextmanager
+    def _thread(self, threads: int, stream: Any) -> Iterator[None]:
+        if stream is not None:
+            with torch.inference_mode(), torch.cuda.device(self.device), torch.cuda.stream(stream):
+                yield
+            return
+        torch.set_num_threads(threads)  # OpenMP keeps this a calling thread
+        with torch.inference_mode():
+            yield
+
+    def seen_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size at which the networks see a picture of this size."""
+        if self.max_pixels is None or height * width <= self.max_pixels:
+            return height, width
+        factor = (self.max_pixels / (height * width)) ** 0.5
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size of the answers to a picture of this size."""
+        h, w = self.seen_size(height, width)
+        return max(1, round(h * self.output_scale)), max(1, round(w * self.output_scale))
+
+    def upload(self, rgb: npt.NDArray[np.uint8]) -> Picture:
+        """Bring an RGB picture (H, W, 3) uint8 to the device, shrunk to `max_pixels` where it is larger.
+
+        Raises:
+            ValueError: not such a picture, or one too small for the networks.
+        """
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+            raise ValueError(f"a picture is (height, width, 3) uint8; this one is {rgb.shape} {rgb.dtype}")
+        original = (int(rgb.shape[0]), int(rgb.shape[1]))
+        size = self.seen_size(*original)
+        if min(size) < SMALLEST_SIDE:
+            raise ValueError(
+                f"a picture of {original[1]}x{original[0]} is too small: "
+                f"each side needs at least {SMALLEST_SIDE} pixels"
+            )
+        begin = time.perf_counter()
+        if size != original:
+            rgb = np.asarray(cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        # A copy: the array may be a read-only view of a message, and the slow network may read it for longer.
+        pixels = torch.tensor(rgb)
+        ready = None
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        tensor = pixels.permute(2, 0, 1)[None].to(self._dtype).div_(255)
+        if self.device.type == "cuda":
+            ready = torch.cuda.Event()
+            ready.record()
+        return Picture(tensor, size, original, ready, (time.perf_counter() - begin) * 1e3)
+
+    def keyframe(self, picture: Picture) -> tuple[Memory, float]:
+        """Run the slow network: what it remembers, and the milliseconds it took. Returns when it is finished."""
+        begin = time.perf_counter()
+        if picture.ready is not None:
+            torch.cuda.current_stream(self.device).wait_event(picture.ready)
+        memory = self.model.keyframe(picture.tensor)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return memory, (time.perf_counter() - begin) * 1e3
+
+    def answer(
+        self,
+        picture: Picture,
+        memory: Memory | None,
+        tasks: Sequence[str],
+        focal: float,
+        confidence: bool = False,
+        output_size: tuple[int, int] | None = None,
+    ) -> Answer:
+        """Answer a frame on the fast path: fast network, attention to the keyframe (None: without one), heads.
+
+        Args:
+            picture: from `upload`.
+            memory: from `keyframe`, of a picture of the same size.
+            tasks: those wanted; each must be one of the model's.
+            focal: fx in pixels of the picture as the camera sent it. Only depth uses it.
+            confidence: also give segmentation's confidence.
+            output_size: (h, w) of the answers; None: `output_scale` decides.
+        """
+        watch = _Stopwatch(self.device)
+        features = self.model.glance(picture.tensor)
+        watch.lap("fast")
+        if memory is not None:
+            features = self.model.propagate(features, memory)
+            watch.lap("ila")
+        return self._heads(features, picture, tasks, focal, confidence, output_size, watch)
+
+    def answer_keyframe(
+        self,
+        picture: Picture,
+        memory: Memory,
+        tasks: Sequence[str],
+        focal: float,
+        confidence: bool = False,
+        output_size: tuple[int, int] | None = None,
+    ) -> Answer:
+        """Answer the keyframe itself, from the slow network's features. Arguments as for `answer`."""
+        watch = _Stopwatch(self.device)
+        return self._heads(memory.features, picture, tasks, focal, confidence, output_size, watch)
+
+    def _heads(
+        self,
+        features: Any,
+        picture: Picture,
+        tasks: Sequence[str],
+        focal: float,
+        confidence: bool,
+        output_size: tuple[int, int] | None,
+        watch: _Stopwatch,
+    ) -> Answer:
+        size = output_size or self.output_size(*picture.original)
+        seen_focal = focal * picture.size[1] / picture.original[1]
+        focals = torch.full((1,), seen_focal, dtype=torch.float32, device=self.device)
+        raw = self.model.answer(features, tuple(tasks), focals, size, confidence=confidence)
+        watch.lap("heads")
+        arrays = {name: tensor[0].cpu().numpy() for name, tensor in raw.items()}
+        watch.lap("download")
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        times = {"upload": picture.milliseconds, **watch.read()}
+        return Answer(
+            segmentation=arrays.get("segmentation"),
+            confidence=arrays.get("confidence"),
+            depth=arrays.get("depth"),
+            normals=arrays.get("normals"),
+            size=size,
+            milliseconds=times,
+        )
+
+    def flops(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops:
+        """Arithmetic for a picture of this size (as the networks see it). Counted once, by running: takes a while."""
+        key = (*size, tuple(tasks))
+        with self._flops_lock:
+            if key not in self._flops:
+                self._flops[key] = count_flops(self.model, *size, tasks)
+            return self._flops[key]
+
+    def known_flops(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops | None:
+        """As `flops`, but None where it has not been counted yet."""
+        return self._flops.get((*size, tuple(tasks)))
+
+    def warm_up(self, height: int, width: int) -> None:
+        """Run everything once, so that the first frame does not pay for what is set up on first use."""
+        picture = self.upload(np.zeros((height, width, 3), np.uint8))
+        memory, _ = self.keyframe(picture)
+        self.answer_keyframe(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks)
+        self.answer(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks)

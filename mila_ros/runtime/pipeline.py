@@ -1,0 +1,250 @@
+"""Frames in, answers out: fast path, keyframes beside it or in it, one memory a camera, everything metered."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mila_ros.models.mila import Memory
+from mila_ros.runtime.engine import Answer, Engine, Picture
+from mila_ros.runtime.memory import KeyframeSlot
+from mila_ros.runtime.meter import Meter
+from mila_ros.runtime.scheduler import KeyframeScheduler
+from mila_ros.runtime.slots import NewestSlots
+
+MODES = ("asynchronous", "synchronous")
+
+
+@dataclass(frozen=True)
+class KeyframeState:
+    """The keyframe that answers a camera at the moment."""
+
+    number: int  # 0: none
+    age: float  # seconds since its picture arrived; NaN: none
+    distance: int  # frames of the camera since
+
+
+@dataclass
+class _Camera:
+    scheduler: KeyframeScheduler
+    slot: KeyframeSlot[Memory]
+    busy: bool = False  # a keyframe of this camera waits or runs
+    size: tuple[int, int] | None = None
+    stamp_ns: int | None = None
+    frame: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A picture for the slow network, or (without one) arithmetic to be counted."""
+
+    picture: Picture | None
+    frame: int
+    captured: float
+    epoch: int
+    size: tuple[int, int]
+    tasks: tuple[str, ...]
+
+
+_COUNTING = " counting"  # a place in the slots that no camera can have
+
+
+class Pipeline:
+    """The runtime of one model and some cameras.
+
+    `answer` is called by one thread, inside `with pipeline.fast_thread()`. In asynchronous mode a keyframe is made by a
+    thread of its own while frames are answered from the memory before it; in synchronous mode the frame that is due
+    waits for the slow network and is answered from its features.
+
+    Args:
+        engine: runs the model.
+        cameras: their names.
+        mode: asynchronous or synchronous; may be changed at any time.
+        period: seconds between keyframes of a camera.
+        max_age: seconds after which a memory is no longer used.
+        clock: steady seconds; the `arrived` of frames is of this clock.
+        on_error: called (from the slow thread) with the camera and a sentence when a keyframe failed.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        cameras: Sequence[str],
+        mode: str = "asynchronous",
+        period: float = 0.333,
+        max_age: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+        on_error: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.mode = mode
+        self._clock = clock
+        self._on_error = on_error
+        self.meter = Meter(tuple(cameras), clock())
+        self._cameras = {
+            # Keyframes of several cameras are staggered over the period.
+            name: _Camera(KeyframeScheduler(period, max_age, index / len(cameras)), KeyframeSlot())
+            for index, name in enumerate(cameras)
+        }
+        self._jobs: NewestSlots[_Job] = NewestSlots([*cameras, _COUNTING])
+        self._thread = threading.Thread(target=self._slow_loop, name="mila-slow", daemon=True)
+        self._thread.start()
+
+    @property
+    def mode(self) -> str:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f'mode is "{mode}", not one of {", ".join(MODES)}')
+        self._mode = mode
+
+    @property
+    def period(self) -> float:
+        """Seconds between keyframes of a camera; a new value takes effect at once."""
+        return next(iter(self._cameras.values())).scheduler.period
+
+    @period.setter
+    def period(self, seconds: float) -> None:
+        for camera in self._cameras.values():
+            camera.scheduler.period = seconds
+
+    @property
+    def max_age(self) -> float:
+        """Seconds after which a memory is no longer used."""
+        return next(iter(self._cameras.values())).scheduler.max_age
+
+    @max_age.setter
+    def max_age(self, seconds: float) -> None:
+        for camera in self._cameras.values():
+            camera.scheduler.max_age = seconds
+
+    def fast_thread(self) -> AbstractContextManager[None]:
+        """For the thread that calls `answer`: see `Engine.fast_thread`."""
+        return self.engine.fast_thread()
+
+    def close(self) -> None:
+        """Stop the slow network's thread (a keyframe that runs is finished first)."""
+        self._jobs.close()
+        self._thread.join()
+
+    def keyframe_state(self, camera: str, now: float, frame: int) -> KeyframeState:
+        """The keyframe of a camera, for a frame number and a time."""
+        keyframe = self._cameras[camera].slot.get()
+        if keyframe is None:
+            return KeyframeState(0, math.nan, 0)
+        return KeyframeState(keyframe.number, now - keyframe.captured, max(0, frame - keyframe.frame))
+
+    def break_in(self, camera: str, size: tuple[int, int], stamp_ns: int | None = None) -> str | None:
+        """Why a frame does not continue the one before it, in words; None if it does."""
+        state = self._cameras[camera]
+        if state.size is not None and size != state.size:
+            return f"the size changed from {state.size[1]}x{state.size[0]} to {size[1]}x{size[0]}"
+        if stamp_ns is not None and state.stamp_ns is not None and stamp_ns < state.stamp_ns:
+            back = (state.stamp_ns - stamp_ns) * 1e-9
+            return f"the stamp jumped back by {back:.3f} s"
+        return None
+
+    def answer(
+        self,
+        camera: str,
+        rgb: npt.NDArray[np.uint8],
+        tasks: Sequence[str],
+        focal: float,
+        arrived: float,
+        frame: int,
+        stamp_ns: int | None = None,
+        confidence: bool = False,
+    ) -> tuple[Answer, str | None]:
+        """Answer one frame.
+
+        Args:
+            camera: its name.
+            rgb: (H, W, 3) uint8.
+            tasks: those that somebody wants.
+            focal: fx in pixels of `rgb`.
+            arrived: when it came, on the pipeline's clock.
+            frame: the camera's running number of the frame.
+            stamp_ns: the header's stamp; one that jumps back makes the pipeline forget the keyframe.
+            confidence: also give segmentation's confidence.
+
+        Returns:
+            The answer, and a sentence if the frame does not continue the one before it (the keyframe was forgotten).
+
+        Raises:
+            ValueError: a picture that the networks cannot take.
+        """
+        state = self._cameras[camera]
+        picture = self.engine.upload(rgb)
+        why = self.break_in(camera, picture.original, stamp_ns)
+        keyframe = state.slot.get()
+        if why is not None or (keyframe is not None and keyframe.size != picture.size):
+            state.slot.forget()
+            keyframe = None
+        state.size, state.stamp_ns, state.frame = picture.original, stamp_ns, frame
+        tasks = tuple(tasks)
+        if self.engine.known_flops(picture.size, tasks) is None:
+            self._jobs.put(_COUNTING, _Job(None, frame, arrived, 0, picture.size, tasks))
+
+        reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None)
+        if reason is not None and self._mode == "synchronous":
+            state.scheduler.started(arrived)
+            self.meter.keyframe_reason(reason.value)
+            memory, slow_ms = self.engine.keyframe(picture)
+            self.meter.time("slow", slow_ms)
+            self._finished(camera, picture.size, memory, frame, arrived, state.slot.epoch)
+            answer = self.engine.answer_keyframe(picture, memory, tasks, focal, confidence)
+            self.meter.ran("heads_slow", picture.size, tasks)
+        else:
+            if reason is not None and not state.busy:
+                state.busy = True
+                state.scheduler.started(arrived)
+                self.meter.keyframe_reason(reason.value)
+                self._jobs.put(camera, _Job(picture, frame, arrived, state.slot.epoch, picture.size, tasks))
+            fresh = keyframe is not None and state.scheduler.fresh(arrived, keyframe.captured)
+            used = keyframe.memory if keyframe is not None and fresh else None
+            answer = self.engine.answer(picture, used, tasks, focal, confidence)
+            self.meter.ran("fast", picture.size, tasks)
+            if used is not None:
+                self.meter.ran("ila", picture.size, tasks)
+            self.meter.ran("heads", picture.size, tasks)
+        self.meter.ran("frame", picture.size, tasks)
+        self.meter.times(answer.milliseconds)
+        return answer, why
+
+    def _finished(
+        self, camera: str, size: tuple[int, int], memory: Memory, frame: int, captured: float, epoch: int
+    ) -> None:
+        self.meter.ran("slow", size, self.engine.tasks)
+        if self._cameras[camera].slot.put(memory, frame, captured, size, epoch) is not None:
+            self.meter.keyframe(camera, self._clock())
+
+    def _slow_loop(self) -> None:
+        with self.engine.slow_thread():
+            while (taken := self._jobs.take()) is not None:
+                camera, job = taken
+                try:
+                    self._work(camera, job)
+                except Exception as error:  # one bad picture must not end all keyframes
+                    if self._on_error is not None:
+                        self._on_error(camera, f"the slow network failed: {error}")
+                finally:
+                    if camera in self._cameras:
+                        self._cameras[camera].busy = False
+
+    def _work(self, camera: str, job: _Job) -> None:
+        if job.picture is None:
+            if self.engine.known_flops(job.size, job.tasks) is None:
+                self.engine.flops(job.size, job.tasks)
+            return
+        memory, slow_ms = self.engine.keyframe(job.picture)
+        self.meter.time("slow", slow_ms)
+        self._finished(camera, job.size, memory, job.frame, job.captured, job.epoch)

@@ -1,0 +1,53 @@
+"""One slot a camera: the newest frame wins, so latency cannot grow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class NewestSlots(Generic[T]):
+    """Hands items from receivers to one worker; holds at most one waiting item a camera.
+
+    The camera whose item has waited longest is served first, so a fast camera cannot starve a slow one. (A newer item
+    takes over the place in line of the one it replaces.)
+    """
+
+    def __init__(self, cameras: Iterable[str]) -> None:
+        self._cameras = tuple(cameras)
+        self._waiting: dict[str, T] = {}  # insertion order is the order of service
+        self._condition = threading.Condition()
+        self._closed = False
+
+    def put(self, camera: str, item: T) -> T | None:
+        """Leave `item` for the worker; the item it replaces, if one was still waiting, is returned."""
+        if camera not in self._cameras:
+            raise KeyError(camera)
+        with self._condition:
+            replaced = self._waiting.get(camera)
+            self._waiting[camera] = item
+            self._condition.notify()
+        return replaced
+
+    def take(self, timeout: float | None = None) -> tuple[str, T] | None:
+        """The item that has waited longest, or None when closed or after `timeout` seconds without one."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._waiting or self._closed, timeout)
+            if self._closed or not self._waiting:
+                return None
+            camera = next(iter(self._waiting))
+            return camera, self._waiting.pop(camera)
+
+    def close(self) -> None:
+        """Wake the worker for the last time; what still waits is let go."""
+        with self._condition:
+            self._closed = True
+            self._waiting.clear()
+            self._condition.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed

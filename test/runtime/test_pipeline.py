@@ -1,0 +1,147 @@
+"""The runtime with the real network (tiny): both modes, the memory's life, the budget's arithmetic."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.mila import Mila
+from mila_ros.runtime.budget import price
+from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.pipeline import Pipeline
+
+TASKS = ("segmentation", "depth", "normals")
+
+
+class Clock:
+    """Steady seconds that only a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    torch.manual_seed(0)
+    return Engine(Mila(ModelConfig.tiny()).eval(), "cpu", "fp32", threads=1)
+
+
+@pytest.fixture
+def start(engine):
+    """Makes pipelines and closes them at the end."""
+    made = []
+
+    def make(**settings) -> tuple[Pipeline, Clock]:
+        clock = Clock()
+        made.append(Pipeline(engine, ["front"], clock=clock, **settings))
+        return made[-1], clock
+
+    yield make
+    for pipeline in made:
+        pipeline.close()
+
+
+def wait(condition, seconds: float = 10.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def frame(pipeline, clock, number, size=(64, 64), stamp=None):
+    rgb = np.full((*size, 3), number % 255, np.uint8)
+    with pipeline.fast_thread():
+        return pipeline.answer("front", rgb, TASKS, 60.0, clock.now, number, stamp)
+
+
+def test_asynchronous_frames_never_wait_and_use_the_memory_when_it_is_there(start):
+    pipeline, clock = start(mode="asynchronous", period=1.0)
+    answer, why = frame(pipeline, clock, 1)
+    assert "slow" not in answer.milliseconds and "ila" not in answer.milliseconds and why is None
+    wait(lambda: pipeline.keyframe_state("front", clock.now, 1).number == 1)
+    clock.now += 0.1
+    answer, _ = frame(pipeline, clock, 2)
+    assert "ila" in answer.milliseconds
+    state = pipeline.keyframe_state("front", clock.now, 2)
+    assert (state.number, state.distance) == (1, 1) and state.age == pytest.approx(0.1)
+
+
+def test_synchronous_keyframes_answer_from_the_slow_network(start):
+    pipeline, clock = start(mode="synchronous", period=1.0)
+    stages = []
+    for number in range(1, 23):
+        stages.append(frame(pipeline, clock, number)[0].milliseconds)
+        clock.now += 0.125
+    keyframes = [i for i, names in enumerate(stages) if "fast" not in names]
+    assert keyframes == [0, 8, 16]
+    assert pipeline.keyframe_state("front", clock.now, 22).number == 3
+
+
+def test_a_change_of_size_and_a_jump_back_forget_the_memory(start):
+    pipeline, clock = start(mode="synchronous", period=100.0)
+    frame(pipeline, clock, 1, stamp=5_000_000_000)
+    answer, why = frame(pipeline, clock, 2, size=(96, 64), stamp=5_100_000_000)
+    assert "64x64 to 64x96" in why and "fast" not in answer.milliseconds
+    answer, why = frame(pipeline, clock, 3, size=(96, 64), stamp=1_000_000_000)
+    assert "back by 4.100 s" in why and "fast" not in answer.milliseconds
+    answer, why = frame(pipeline, clock, 4, size=(96, 64), stamp=1_000_000_000)
+    assert why is None and "ila" in answer.milliseconds
+
+
+def test_an_old_memory_is_not_used(start):
+    pipeline, clock = start(mode="asynchronous", period=100.0, max_age=2.0)
+    frame(pipeline, clock, 1)
+    wait(lambda: pipeline.keyframe_state("front", clock.now, 1).number == 1)
+    clock.now += 3.0
+    answer, _ = frame(pipeline, clock, 2)
+    assert "ila" not in answer.milliseconds
+    wait(lambda: pipeline.keyframe_state("front", clock.now, 2).number == 2)
+    assert pipeline.meter.window(clock.now).reasons == {"no memory yet": 1, "memory too old": 1}
+
+
+def test_modes_and_period_change_while_it_runs(start):
+    pipeline, clock = start(mode="asynchronous", period=100.0)
+    frame(pipeline, clock, 1)
+    wait(lambda: pipeline.keyframe_state("front", clock.now, 1).number == 1)
+    pipeline.mode, pipeline.period = "synchronous", 0.0
+    assert "fast" not in frame(pipeline, clock, 2)[0].milliseconds
+    with pytest.raises(ValueError, match="mode"):
+        pipeline.mode = "sometimes"
+
+
+def test_a_failing_keyframe_is_reported_and_frames_go_on(engine, monkeypatch):
+    errors = []
+    pipeline = Pipeline(engine, ["front"], on_error=lambda *what: errors.append(what))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "keyframe", lambda _: (_ for _ in ()).throw(RuntimeError("out of memory")))
+            with pipeline.fast_thread():
+                answer, _ = pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 1)
+            wait(lambda: errors)
+        assert answer.depth is not None and errors[0][0] == "front" and "out of memory" in errors[0][1]
+        with pipeline.fast_thread():
+            pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 2)
+        wait(lambda: pipeline.keyframe_state("front", time.monotonic(), 2).number == 1)
+    finally:
+        pipeline.close()
+
+
+def test_the_price_is_what_ran_over_what_every_frame_would_have_cost(start, engine):
+    pipeline, clock = start(mode="synchronous", period=1.0)
+    assert math.isnan(price(pipeline.meter.window(clock.now), engine).saved)
+    for number in range(10):
+        frame(pipeline, clock, number)
+        clock.now += 0.1
+    flops = engine.flops((64, 64), TASKS)
+    paid = price(pipeline.meter.window(clock.now), engine)
+    assert paid.per_frame * 1e9 == pytest.approx(flops.amortised(10))
+    assert paid.saved == pytest.approx(flops.saved(10))
+    assert paid.slow * 1e9 == flops.slow

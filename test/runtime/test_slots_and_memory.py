@@ -1,0 +1,63 @@
+"""What threads share: the newest frame of each camera, and the keyframe that answers now."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from mila_ros.runtime.memory import KeyframeSlot
+from mila_ros.runtime.slots import NewestSlots
+
+
+def test_the_newest_item_wins_and_the_older_one_is_handed_back():
+    slots: NewestSlots[int] = NewestSlots(["front"])
+    assert slots.put("front", 1) is None
+    assert slots.put("front", 2) == 1
+    assert slots.take(0) == ("front", 2)
+    assert slots.take(0) is None
+
+
+def test_a_fast_camera_does_not_starve_a_slow_one():
+    slots: NewestSlots[int] = NewestSlots(["front", "rear"])
+    slots.put("front", 1)
+    slots.put("rear", 1)
+    slots.put("front", 2)
+    assert slots.take(0) == ("front", 2)
+    slots.put("front", 3)
+    assert slots.take(0) == ("rear", 1)
+
+
+def test_an_unknown_camera_is_a_programming_error():
+    with pytest.raises(KeyError):
+        NewestSlots(["front"]).put("back", 1)
+
+
+def test_closing_wakes_the_worker():
+    slots: NewestSlots[int] = NewestSlots(["front"])
+    got = []
+    thread = threading.Thread(target=lambda: got.append(slots.take()))
+    thread.start()
+    slots.close()
+    thread.join(5)
+    assert got == [None]
+    slots.put("front", 1)
+    assert slots.take() is None
+
+
+def test_a_keyframe_is_swapped_whole_and_numbered():
+    slot: KeyframeSlot[str] = KeyframeSlot()
+    assert slot.get() is None
+    first = slot.put("a", frame=7, captured=1.0, size=(4, 6), epoch=slot.epoch)
+    assert first is slot.get() and first.number == 1 and (first.memory, first.frame, first.captured) == ("a", 7, 1.0)
+    slot.put("b", frame=9, captured=2.0, size=(4, 6), epoch=slot.epoch)
+    assert slot.get().number == 2 and slot.get().memory == "b"
+    assert first.memory == "a"  # who read it before goes on with it
+
+
+def test_a_keyframe_begun_before_forgetting_is_refused():
+    slot: KeyframeSlot[str] = KeyframeSlot()
+    begun = slot.epoch
+    slot.forget()
+    assert slot.put("a", frame=1, captured=0.0, size=(4, 6), epoch=begun) is None
+    assert slot.get() is None and slot.finished == 0
