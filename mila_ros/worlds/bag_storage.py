@@ -38,7 +38,8 @@ class TopicInfo(NamedTuple):
 
     msgtype: str
     """As in "sensor_msgs/msg/Image"."""
-    count: int
+    messages: int
+    """How many were recorded; 0 if that is not known."""
     latched: bool
     """Recorded from a publisher that keeps its last message for late subscribers (transient local)."""
 
@@ -176,7 +177,7 @@ class _Salvaged:
         for channel, time_ns, _ in self._walk():
             info = self.topics.get(channel.topic)
             latched = "transient_local" in channel.metadata.get("offered_qos_profiles", "")
-            self.topics[channel.topic] = TopicInfo(channel.schema.name, (info.count if info else 0) + 1, latched)
+            self.topics[channel.topic] = TopicInfo(channel.schema.name, (info.messages if info else 0) + 1, latched)
             times.append(time_ns)
             if channel.schema.name not in known:
                 known.add(channel.schema.name)

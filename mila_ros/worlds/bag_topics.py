@@ -116,4 +116,4 @@ def pick_info(topic: str, infos: list[str]) -> str | None:
 
 def listing(topics: Mapping[str, Any]) -> str:
     """Topics and their types, for an error message."""
-    return ", ".join(f"{name} ({info.msgtype}, {info.count})" for name, info in sorted(topics.items())) or "none"
+    return ", ".join(f"{name} ({info.msgtype}, {info.messages})" for name, info in sorted(topics.items())) or "none"

@@ -11,7 +11,7 @@ import logging
 import math
 import struct
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,7 +29,11 @@ __all__ = ["Bag", "BagError", "BagTruncated", "RawMessage", "TopicInfo", "fov_in
 
 _LOG = logging.getLogger(__name__)
 _TRUTH = ("depth", "labels", "normals")
-_DECODERS = {"depth": images.decode_depth, "labels": images.decode_labels, "normals": images.decode_normals}
+_DECODERS: dict[str, Callable[[Any], npt.NDArray[Any]]] = {
+    "depth": images.decode_depth,
+    "labels": images.decode_labels,
+    "normals": images.decode_normals,
+}
 # How many colour frames wait for ground truth that is recorded later, before they go without.
 _PATIENCE = 30
 
@@ -100,7 +104,7 @@ class Bag:
     @property
     def color_count(self) -> int:
         """Number of colour frames."""
-        return self.topics[self.color_topic].count
+        return self.topics[self.color_topic].messages
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
         """Serialised messages by log time, of all topics or of these. BagTruncated after the last one, if it
