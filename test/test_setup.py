@@ -155,6 +155,7 @@ def test_disk(tmp_path):
     [
         ("error: failed to write: No space left on device (os error 28)", "the disk is full"),
         ("cause: dns error: failed to lookup address", "check the network"),
+        ("cause: client error (Connect)\ncause: invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE="),
         ("ReadTimeoutError: Read timed out.", "check the network"),
         ("CMake Error at CMakeLists.txt:5", "what the command said is above"),
     ],

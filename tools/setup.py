@@ -145,13 +145,19 @@ class Setup:
             overrides.append(f"{DISTRIBUTION_OWN['cv2']} ; sys_platform == 'never'")
         arguments = []
         if overrides:
-            path = self.ros_folder / "overrides.txt"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("\n".join(overrides) + "\n", encoding="utf-8")
-            arguments += ["--override", str(path)]
+            arguments += ["--override", self._listed("overrides.txt", overrides)]
         if not shutil.which("colcon", path=self._path_outside()):
-            arguments += ["-c", "requirements-ros.lock", *COLCON]
+            pins = (self.root / "requirements-ros.lock").read_text(encoding="utf-8").splitlines()
+            pins = [line for line in pins if not line.startswith(("numpy==", "ros-"))]
+            arguments += ["-c", self._listed("colcon.txt", pins), *COLCON]
         return arguments
+
+    def _listed(self, name: str, lines: list[str]) -> str:
+        """Path of a new requirements file with these lines."""
+        path = self.ros_folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return str(path)
 
     def _build(self, python: Interpreter) -> None:
         self.say("colcon build of the package")
@@ -182,8 +188,6 @@ class Setup:
         ]
         command += [
             "--symlink-install",
-            "--event-handlers",
-            "console_direct+",
             "--cmake-args",
             "-DBUILD_TESTING=OFF",
         ]
@@ -242,6 +246,11 @@ def explained(failure: str, output: str) -> str:
     text = output.lower()
     if "no space left on device" in text or "disk quota exceeded" in text:
         return f"{failure}: the disk is full; make room (`.venv/bin/uv cache clean` frees the cache) and run it again"
+    if "certificate" in text:
+        return (
+            f"{failure}: the package index's certificate is not trusted; behind a company's proxy run "
+            "`SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt make setup`"
+        )
     network = (
         "dns error",
         "failed to fetch",
