@@ -12,6 +12,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from mila_ros.errors import UserError
@@ -58,6 +59,12 @@ class Backbone(nn.Module):
         for key in ("mean", "std"):
             value = torch.tensor(net.pretrained_cfg[key]).view(1, 3, 1, 1)
             self.register_buffer(key, value, persistent=False)
+
+    def first_stages(self, count: int) -> list[nn.Parameter]:
+        """Parameters of the stem (stage 0) and the stages after it, `count` in all."""
+        layers = group_parameters(self.net, self.net.group_matcher(coarse=True))
+        names = [name for layer, members in layers.items() if layer < count for name in members]
+        return [self.net.get_parameter(name) for name in names]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = (image - self.mean) / self.std

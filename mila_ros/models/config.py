@@ -44,6 +44,8 @@ class ModelConfig:
     tile: int = 5
     """Side of a query tile in stride-8 cells; changes speed, never results."""
 
+    working_pixels: int = 640 * 480
+    """Pictures are resized to about this many pixels before the networks see them; sizes of answers are free."""
     canonical_focal: float = 519.0
     """Depth is predicted for this focal length (pixels of the network's input) and scaled by the real one."""
     max_depth: float = 80.0

@@ -20,8 +20,10 @@ class Features(NamedTuple):
     detail: Tensor
     """(B, C_d, H / 4, W / 4): edges, from the picture itself."""
     height: int
-    """Of the picture before padding, in pixels."""
+    """Of the resized picture before padding, in pixels."""
     width: int
+    zoom: float
+    """Size of the resized picture over that of the camera's."""
     slow: bool
     """Which network's heads answer."""
 

@@ -10,8 +10,10 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,10 +60,30 @@ def decoded(frames: Sequence[Frame], title: str) -> Iterator[Frame]:
         yield from tqdm(found, total=len(frames), desc=title, unit="frame", file=sys.stderr)
 
 
-def pool_of_frames(frames: Iterable[Frame], device: torch.device) -> Pool:
-    """Keep frames in memory. All must have one size, depth, labels and normals."""
+def shrunk(frame: Frame, scale: float) -> Frame:
+    """The frame at another size; ground truth keeps its values (nearest pixel)."""
+    if scale == 1.0:
+        return frame
+    size = (round(frame.rgb.shape[1] * scale), round(frame.rgb.shape[0] * scale))
+
+    def nearest(x: np.ndarray | None) -> np.ndarray | None:
+        return None if x is None else cv2.resize(x, size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+    return replace(
+        frame,
+        rgb=cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA),
+        depth=nearest(frame.depth),
+        labels=nearest(frame.labels),
+        normals=nearest(frame.normals),
+        intrinsics=frame.intrinsics.scaled(*size),
+    )
+
+
+def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float = 1.0) -> Pool:
+    """Keep frames in memory, resized by `scale`. All must have one size, depth, labels and normals."""
     rgb, depth, labels, normals, cameras = [], [], [], [], []
-    for frame in frames:
+    for full in frames:
+        frame = shrunk(full, scale)
         if frame.depth is None or frame.labels is None or frame.normals is None:
             raise UserError(f"frame {frame.name} lacks depth, labels or normals: it cannot be trained on")
         rgb.append(torch.from_numpy(frame.rgb).permute(2, 0, 1).to(device))
@@ -123,6 +145,8 @@ class Augmentation:
     """Strength of brightness, contrast, saturation and white balance changes."""
     max_distance: int = 10
     """Frames between keyframe and frame."""
+    truth_stride: int = 2
+    """Answers are judged at the picture's size over this."""
 
 
 class Batches:
@@ -200,25 +224,28 @@ class Batches:
         self, image: Tensor, keyframe: Tensor, depth: Tensor, labels: Tensor, normals: Tensor, camera: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Truth]:
         o, g = self.options, self.generator
-        b, _, _, w = image.shape
+        b, _, h, w = image.shape
         device = image.device
-        zoom = 1 + (o.zoom - 1) * torch.rand(b, generator=g, device=device) ** 1.5
+        # Share of the height that a crop of the full width would need; above 1 the crop must be narrower.
+        aspect = (w * o.height) / (h * o.width)
+        zoom = max(1.0, aspect) * (1 + (o.zoom - 1) * torch.rand(b, generator=g, device=device) ** 1.5)
         flip = torch.where(torch.rand(b, generator=g, device=device) < 0.5, -1.0, 1.0)
-        room = 1 - 1 / zoom
-        centre = (torch.rand(b, 2, generator=g, device=device) * 2 - 1) * room[:, None]
+        extent = torch.stack([1 / zoom, aspect / zoom], dim=1)
+        centre = (torch.rand(b, 2, generator=g, device=device) * 2 - 1) * (1 - extent)
         theta = torch.zeros(b, 2, 3, device=device)
-        theta[:, 0, 0] = flip / zoom
-        theta[:, 1, 1] = 1 / zoom
+        theta[:, 0, 0] = flip * extent[:, 0]
+        theta[:, 1, 1] = extent[:, 1]
         theta[:, :, 2] = centre
         grid = F.affine_grid(theta, [b, 1, o.height, o.width], align_corners=False)
-        half = F.affine_grid(theta, [b, 1, o.height // 2, o.width // 2], align_corners=False)
+        rows, columns = o.height // o.truth_stride, o.width // o.truth_stride
+        coarse = F.affine_grid(theta, [b, 1, rows, columns], align_corners=False)
 
         def sample(x: Tensor, where: Tensor, mode: str) -> Tensor:
             return F.grid_sample(x, where, mode=mode, padding_mode="border", align_corners=False)
 
-        labels = sample(labels[:, None].float(), half, "nearest")[:, 0].round().long()
-        depth = sample(depth[:, None], half, "nearest")[:, 0]
-        normals = sample(normals, half, "nearest")
+        labels = sample(labels[:, None].float(), coarse, "nearest")[:, 0].round().long()
+        depth = sample(depth[:, None], coarse, "nearest")[:, 0]
+        normals = sample(normals, coarse, "nearest")
         normals[:, 0] *= flip[:, None, None]
         focal = camera[:, 0] * zoom * (o.width / w)
         return (

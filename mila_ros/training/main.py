@@ -25,7 +25,7 @@ def load_pools(settings: TrainSettings, device: torch.device) -> tuple[list[tupl
     validation: Sequence[Frame] = []
     if settings.nyuv2 is not None:
         frames = decoded(NyuV2(settings.nyuv2, "train"), "load NYUv2")
-        pools.append((pool_of_frames(frames, device), settings.nyuv2_share))
+        pools.append((pool_of_frames(frames, device, settings.keep_scale), settings.nyuv2_share))
         validation = list(decoded(NyuV2(settings.nyuv2, "validation"), "load validation"))
     if settings.rendered_clips:
         s = settings
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, for example steps=200")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
+    parser.add_argument("--processes", type=int, default=1, help="data-parallel processes; one a core on a CPU")
     parser.add_argument("--fresh", action="store_true", help="ignore a state to resume from")
     options = parser.parse_args(argv)
     path = Path(options.config)
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f'--device "{options.device}": expected cpu, cuda or auto')
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no usable CUDA device here; use --device cpu")
-    fabric = Fabric(accelerator=options.device, devices=1, precision=settings.precision)
+    fabric = Fabric(accelerator=options.device, devices=options.processes, precision=settings.precision)
     fabric.launch()
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True

@@ -35,16 +35,24 @@ class TrainSettings:
     height: int = 480
     width: int = 640
     """Of the pictures that the networks see in training; a robot may send any size."""
+    keep_scale: float = 1.0
+    """Size at which NYUv2 frames are kept in memory, relative to their files: smaller is faster on a CPU."""
     zoom: float = 1.6
     colour: float = 0.35
+    truth_stride: int = 2
+    """Answers are judged at the picture's size over this; 4 is the networks' own and the fastest."""
     max_distance: int = 10
     """Frames between keyframe and frame (stage fast)."""
 
     steps: int = 6000
+    minutes: float | None = None
+    """Train for so long instead of for `steps`: the learning rate follows the clock."""
     batch: int = 16
     learning_rate: float = 1e-3
     backbone_rate: float = 0.25
     """Factor on the learning rate of pretrained backbones."""
+    frozen_stages: int = 0
+    """How many of a pretrained backbone's first stages stay as they are: they cost most and change least."""
     weight_decay: float = 0.02
     warmup: int = 200
     ema: float = 0.999
@@ -57,7 +65,7 @@ class TrainSettings:
     feature_weight: float = 0.5
     """Weight of the slow network's features as targets (stage fast)."""
     alone: float = 0.15
-    """Share of steps on which the fast network answers without a keyframe, so that it can (stage fast)."""
+    """Share of pictures that the fast network answers without a keyframe, so that it can (stage fast)."""
 
     model: dict[str, Any] = field(default_factory=dict)
     """Overrides of the model's configuration (models/config.py)."""

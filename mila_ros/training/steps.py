@@ -39,7 +39,7 @@ class SlowStep(nn.Module):
         model = self.model
         coarse, detail = model.slow(batch.image)
         size = batch.truth.depth.shape[-2:]
-        features = Features(coarse, detail, *batch.image.shape[-2:], slow=True)
+        features = Features(coarse, detail, *batch.image.shape[-2:], zoom=1.0, slow=True)
         answers = model.predict(features, model.config.tasks, batch.focal, (size[0], size[1]))
         losses = task_losses(answers, batch.truth, self.class_weights)
         return {name: loss * self.settings.task_weights.get(name, 1.0) for name, loss in losses.items()}
@@ -67,25 +67,25 @@ class FastStep(nn.Module):
             # Both pictures at once: the keyframe to carry from, the current one to be taught by.
             coarse, detail = model.slow(torch.cat([batch.keyframe, batch.image]))
             carried, target = coarse[:count], coarse[count:]
-            taught = Features(target, detail[count:], height, width, slow=True)
+            taught = Features(target, detail[count:], height, width, 1.0, slow=True)
             teacher = model.predict(taught, model.config.tasks, batch.focal, size)
-        alone = bool(torch.rand(()) < settings.alone)
-        if alone:
-            features, detail = model.fast(batch.image)
-        else:
-            features, detail = self._carried(batch, carried)
-        seen = Features(features, detail, height, width, slow=False)
+        current, detail, found = self._carried(batch, carried)
+        # Some pictures are answered without a keyframe, so that the fast network can do that too.
+        alone = torch.rand(count, 1, 1, 1, device=current.device) < settings.alone
+        features = torch.where(alone, current, found)
+        seen = Features(features, detail, height, width, 1.0, slow=False)
         answers = model.predict(seen, model.config.tasks, batch.focal, size)
         losses = task_losses(answers, batch.truth, self.class_weights)
         if settings.distillation:
             for name, loss in distillation_losses(answers, teacher).items():
                 losses[name] = losses[name] + settings.distillation * loss
         losses = {name: loss * settings.task_weights.get(name, 1.0) for name, loss in losses.items()}
-        if settings.feature_weight and not alone:
+        if settings.feature_weight:
             losses["features"] = settings.feature_weight * feature_loss(features, target)
         return losses
 
-    def _carried(self, batch: Batch, carried: Tensor) -> tuple[Tensor, Tensor]:
+    def _carried(self, batch: Batch, carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the fast network sees now (features, details), and the same enriched by the keyframe."""
         model = self.model
         if model.config.keys == "slow":
             current, detail = model.fast(batch.image)
@@ -96,4 +96,4 @@ class FastStep(nn.Module):
             both, details = model.fast(torch.cat([batch.keyframe, batch.image]))
             described, current, detail = both[:count], both[count:], details[count:]
         tiles = model.propagation.remember(described, carried)
-        return model.propagation(current, tiles), detail
+        return current, detail, model.propagation(current, tiles)

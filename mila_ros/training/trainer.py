@@ -76,14 +76,18 @@ class Trainer:
         self.model.requires_grad_(False)
         for part in self.step_module.trained():
             part.requires_grad_(True)
+            for frozen in part.backbone.first_stages(settings.frozen_stages) if hasattr(part, "backbone") else ():
+                frozen.requires_grad_(False)
         optimizer = torch.optim.AdamW(self._groups(), weight_decay=settings.weight_decay)
         self.module, self.optimizer = fabric.setup(self.step_module.to(memory_format=torch.channels_last), optimizer)
         self.mean = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
         self.generator = torch.Generator(device=fabric.device).manual_seed(settings.seed + fabric.global_rank)
-        options = Augmentation(settings.height, settings.width, settings.zoom, settings.colour, settings.max_distance)
+        s = settings
+        options = Augmentation(s.height, s.width, s.zoom, s.colour, s.max_distance, s.truth_stride)
         pairs = settings.stage == "fast"
-        self.batches = Batches(pools, settings.batch, options, pairs, self.generator)
+        self.batches = Batches(pools, s.batch // fabric.world_size, options, pairs, self.generator)
         self.step = 0
+        self.seconds = 0.0
 
     def _groups(self) -> list[dict[str, Any]]:
         """Pretrained backbones learn more slowly; biases and normalisation are not decayed."""
@@ -98,12 +102,18 @@ class Trainer:
             groups.append(group if decayed else group | {"weight_decay": 0.0})
         return groups
 
+    def _progress(self) -> float:
+        """Share of the run that is done, 0..1."""
+        s = self.settings
+        done = self.step / s.steps if s.minutes is None else self.seconds / (60 * s.minutes)
+        return min(1.0, done)
+
     def _rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine to 1 % of the peak."""
         s = self.settings
         if step < s.warmup:
             return (step + 1) / s.warmup
-        progress = (step - s.warmup) / max(1, s.steps - s.warmup)
+        progress = self._progress()
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
     def _train_mode(self) -> None:
@@ -111,14 +121,20 @@ class Trainer:
         self.model.eval()
         for part in self.step_module.trained():
             part.train()
+            for module in part.modules():
+                own = list(module.parameters(recurse=False))
+                if own and not any(parameter.requires_grad for parameter in own):
+                    module.eval()
 
     def run(self) -> dict[str, dict[str, Any]]:
         """Train to the last step; the last validation's results."""
         s = self.settings
         results: dict[str, dict[str, Any]] = {}
-        bar = tqdm(total=s.steps, initial=self.step, desc=f"train {s.stage}", unit="step", file=sys.stderr)
+        bar = tqdm(
+            total=1000, initial=round(1000 * self._progress()), desc=f"train {s.stage}", unit="‰", file=sys.stderr
+        )
         self._train_mode()
-        while self.step < s.steps:
+        while self._progress() < 1:
             started = time.monotonic()
             for group in self.optimizer.param_groups:
                 group["lr"] = s.learning_rate * group["factor"] * self._rate(self.step)
@@ -130,8 +146,13 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.mean.update_parameters(self.model)
             self.step += 1
-            bar.update()
-            if self.step % 50 == 0 or self.step == s.steps:
+            self.seconds += time.monotonic() - started
+            if s.minutes is not None and self.fabric.world_size > 1:
+                self.seconds = self.fabric.broadcast(self.seconds)  # all must stop at the same step
+            last = self._progress() >= 1
+            bar.n = round(1000 * self._progress())
+            bar.refresh()
+            if self.step % 50 == 0 or last:
                 values = {name: float(loss.detach()) for name, loss in losses.items()}
                 if not all(math.isfinite(v) for v in values.values()):
                     raise UserError(
@@ -140,7 +161,6 @@ class Trainer:
                     )
                 bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()})
                 self._log({"step": self.step, "seconds_a_step": time.monotonic() - started} | values)
-            last = self.step == s.steps
             if self.step % s.save_every == 0 or last:
                 self.save_state()
             if self.step % s.validate_every == 0 or last:
@@ -200,6 +220,7 @@ class Trainer:
             "mean": self.mean.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "seconds": self.seconds,
             "generator": self.generator.get_state().cpu(),
             "orders": [order.cpu() for order in self.batches.orders],
             "cpu_rng": torch.get_rng_state(),
@@ -227,7 +248,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.mean.load_state_dict(state["mean"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step, self.seconds = state["step"], state["seconds"]
         self.generator.set_state(state["generator"])
         self.batches.orders = state["orders"]
         torch.set_rng_state(state["cpu_rng"])
