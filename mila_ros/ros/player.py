@@ -21,6 +21,7 @@ from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
@@ -79,6 +80,8 @@ class Player(Node):
 
     def wait_for_subscribers(self, count: int, timeout_s: float) -> None:
         """Returns once `count` nodes subscribe to the pictures. Raises UserError where they do not within timeout_s."""
+        if self._source.image_topic not in self._outlets:
+            raise UserError(f"nobody can subscribe to {self._source.image_topic}: --topics leaves it out")
         publisher = self._outlets[self._source.image_topic].publisher
         deadline = time.monotonic() + timeout_s
         while (found := publisher.get_subscription_count()) < count and not self.stopped.is_set():
@@ -161,7 +164,7 @@ class Player(Node):
                 self.report.skipped_topics += (name,)
                 continue
             durability = DurabilityPolicy.TRANSIENT_LOCAL if info.latched else DurabilityPolicy.VOLATILE
-            # Reliable: matches every subscriber. Best-effort subscribers still get each message once, never repeated.
+            # Reliable matches every subscriber; the standard QoS parameters make it best-effort, as many cameras are.
             profile = QoSProfile(
                 history=HistoryPolicy.KEEP_LAST,
                 depth=10,
@@ -170,7 +173,10 @@ class Player(Node):
             )
             fields = list(message.get_fields_and_field_types().values())
             stamped = bool(fields) and fields[0] == "std_msgs/Header"
-            outlets[name] = _Outlet(self.create_publisher(message, name, profile), stamped, is_image(info.msgtype))
+            publisher = self.create_publisher(
+                message, name, profile, qos_overriding_options=QoSOverridingOptions.with_default_policies()
+            )
+            outlets[name] = _Outlet(publisher, stamped, is_image(info.msgtype))
         return outlets
 
 

@@ -207,12 +207,12 @@ def test_recording_arrives_as_it_was_recorded(bag, listener, tmp_path):
     delays = [arrived - line["published_ns"] for arrived, line in zip(listener.times[IMAGE], lines)]
     assert all(0 < delay < 1e9 for delay in delays)
     # 0.95 s at the recorded rate; never early, and late only as far as the machine is busy.
-    assert lines[-1]["published_ns"] - lines[0]["published_ns"] == pytest.approx(0.95e9, abs=0.3e9)
+    assert 0.85e9 < lines[-1]["published_ns"] - lines[0]["published_ns"] < 3e9
     facts = json.loads(report.read_text())
     assert (facts["frames"], facts["messages"], facts["image_topic"]) == (20, 41, IMAGE)
     assert facts["skipped_topics"] == ["/odd"]
     assert facts["truncated"] is None
-    assert facts["worst_late_ms"] < 500
+    assert 0 <= facts["worst_late_ms"] < 2000
 
 
 def test_stamps_of_the_present_at_twice_the_rate(bag, listener, tmp_path):
@@ -227,7 +227,7 @@ def test_stamps_of_the_present_at_twice_the_rate(bag, listener, tmp_path):
     assert [stamp(message) for message in listener.got[INFO]] == stamps, "a picture keeps its camera_info"
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [line["stamp_ns"] for line in lines] == stamps
-    assert lines[-1]["published_ns"] - lines[0]["published_ns"] == pytest.approx(0.475e9, abs=0.3e9)
+    assert 0.42e9 < lines[-1]["published_ns"] - lines[0]["published_ns"] < 0.9e9
 
 
 def test_loop_clock_and_interrupt(bag, listener):
@@ -288,6 +288,17 @@ def test_wrong_arguments_stop_before_anything_starts(tmp_path, bag):
     ]:
         with pytest.raises(UserError, match=words):
             player.main([str(argument) for argument in arguments])
+
+
+def test_best_effort_like_a_camera(bag, listener):
+    """The standard QoS parameter reaches the publisher: a reliable subscriber then gets nothing from it."""
+    listener.hear(Image, IMAGE)
+    override = f"qos_overrides.{IMAGE}.publisher.reliability:=best_effort"
+    options = ["--delay-until-subscribers", 1, "--wait-timeout", 1, "--ros-args", "-p", override]
+    status, _, error = play(bag, *options)
+    assert status == 2, error
+    assert "0 of 1 subscribers" in error
+    assert listener.got[IMAGE] == []
 
 
 def test_nobody_subscribes(bag):
