@@ -290,7 +290,8 @@ def test_mila_env(wheels, shell):
     assert found["LD_LIBRARY_PATH"].split(":") == libraries
     assert found["RMW_IMPLEMENTATION"] == "rmw_fastrtps_cpp"
     assert found["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
-    assert found["FASTDDS_DEFAULT_PROFILES_FILE"] == f"{wheels}/config/fastdds.xml"
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        assert found[name] == f"{wheels}/config/fastdds.xml"
 
 
 def test_mila_env_keeps_what_the_user_chose(wheels):

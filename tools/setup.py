@@ -30,6 +30,7 @@ from tools.machine import (
 
 ROOT = Path(__file__).resolve().parent.parent
 UV = "uv==0.13.9"
+ABOVE = "what the command said is above"
 LOCKS = ("requirements.lock", "requirements-ros.lock", "constraints-cuda.lock")
 COLCON = (
     "colcon-cmake",
@@ -169,29 +170,9 @@ class Setup:
         environ["CMAKE_PREFIX_PATH"] = environ["AMENT_PREFIX_PATH"]
         environ["PATH"] = f"{self.venv / 'bin'}:{environ.get('PATH', os.defpath)}"
         folder = self.ros_folder.relative_to(self.root)
-        command = [
-            "colcon",
-            "--log-base",
-            f"{folder}/log",
-            "build",
-            "--paths",
-            ".",
-            "--packages-select",
-            "mila_ros",
-        ]
-        command += [
-            "--build-base",
-            f"{folder}/build",
-            "--install-base",
-            f"{folder}/install",
-            "--merge-install",
-        ]
-        command += [
-            "--symlink-install",
-            "--cmake-args",
-            "-DBUILD_TESTING=OFF",
-        ]
-        command += [f"-DPython3_EXECUTABLE={self.python}"]
+        command = f"colcon --log-base {folder}/log build --paths . --packages-select mila_ros --merge-install".split()
+        command += f"--build-base {folder}/build --install-base {folder}/install --symlink-install".split()
+        command += ["--cmake-args", "-DBUILD_TESTING=OFF", f"-DPython3_EXECUTABLE={self.python}"]
         self._call(command, "the package could not be built", environ)
         for link in self.install.rglob("*"):
             if link.is_symlink() and not link.exists():  # the file was removed or renamed since the last build
@@ -228,8 +209,10 @@ class Setup:
         done = subprocess.run(command, cwd=self.root, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode:
             text = done.stdout.decode(errors="replace")
-            sys.stderr.write("\n".join(text.splitlines()[-30:]) + "\n")
-            raise SetupError(explained(failure, text))
+            sentence = explained(failure, text)
+            if sentence.endswith(ABOVE):
+                sys.stderr.write("\n".join(text.splitlines()[-30:]) + "\n")
+            raise SetupError(sentence)
 
     def _read_marker(self) -> dict[str, str]:
         try:
@@ -265,7 +248,7 @@ def explained(failure: str, output: str) -> str:
         return (
             f"{failure}: the package index was not reached; check the network or proxy (HTTPS_PROXY) and run it again"
         )
-    return f"{failure}; what the command said is above"
+    return f"{failure}; {ABOVE}"
 
 
 def _digest(texts: Iterable[str], files: Iterable[Path] = ()) -> str:
