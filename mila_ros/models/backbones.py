@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -39,7 +40,7 @@ class Backbone(nn.Module):
     def __init__(self, name: str, strides: Sequence[int], pretrained: bool, drop_path: float = 0.0) -> None:
         super().__init__()
         try:
-            net = timm.create_model(name, pretrained=False, drop_path_rate=drop_path)
+            net: Any = timm.create_model(name, pretrained=False, drop_path_rate=drop_path)
         except RuntimeError as error:
             raise UserError(f'timm knows no backbone "{name}": {error}') from error
         if not hasattr(net, "forward_intermediates") or not hasattr(net, "feature_info"):
@@ -54,11 +55,14 @@ class Backbone(nn.Module):
         indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
         self.channels = tuple(channels[i] for i in indices)
         self.indices = net.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
-        self.net = net
+        self.net: Any = net
         # Each timm network says how its pictures were normalised; it is not the same for all.
         for key in ("mean", "std"):
             value = torch.tensor(net.pretrained_cfg[key]).view(1, 3, 1, 1)
             self.register_buffer(key, value, persistent=False)
+
+    mean: Tensor
+    std: Tensor
 
     def first_stages(self, count: int) -> list[nn.Parameter]:
         """Parameters of the stem (stage 0) and the stages after it, `count` in all."""

@@ -26,6 +26,8 @@ def fuse_for_inference(model: Mila) -> Mila:
     pairs = _conv_norm_pairs(model)
     names = {id(module): name for name, module in model.named_modules()}
     for conv, norm in pairs:
+        if norm.running_mean is None or norm.running_var is None:
+            raise ValueError(f"{names[id(norm)]} has no statistics to fold")
         weight, bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )

@@ -50,7 +50,7 @@ class Mila(nn.Module):
 
     def keyframe(self, image: Tensor) -> Memory:
         """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W."""
-        small = self._working_size(image)
+        small = self._resized(image)
         padded = pad_to_stride(small)
         coarse, detail = self.slow(padded)
         described = coarse if self.config.keys == "slow" else self.fast(padded)[0]
@@ -60,7 +60,7 @@ class Mila(nn.Module):
 
     def glance(self, image: Tensor) -> Features:
         """Run the fast network on (B, 3, H, W), RGB in 0..1; any H, W."""
-        small = self._working_size(image)
+        small = self._resized(image)
         coarse, detail = self.fast(pad_to_stride(small))
         zoom = small.shape[-1] / image.shape[-1]
         return Features(coarse, detail, small.shape[-2], small.shape[-1], zoom, slow=False)
@@ -108,13 +108,19 @@ class Mila(nn.Module):
             answers[task] = value
         return answers
 
-    def _working_size(self, image: Tensor) -> Tensor:
-        """The picture at the size that the networks were trained for."""
-        height, width = image.shape[-2:]
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size (h, w) at which the networks see a picture: about that of training, in the picture's own aspect."""
         factor = (self.config.working_pixels / (height * width)) ** 0.5
-        size = (max(STRIDE, round(height * factor)), max(STRIDE, round(width * factor)))
+        if abs(factor - 1) < 0.02:
+            return height, width
+        return max(STRIDE, round(height * factor)), max(STRIDE, round(width * factor))
+
+    def _resized(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        size = self.working_size(height, width)
         if size == (height, width):
             return image
+        factor = size[1] / width
         # Averaging, where the picture shrinks: skipping pixels would make textures flicker.
         return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=factor < 1)
 

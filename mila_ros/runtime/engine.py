@@ -92,8 +92,9 @@ class Engine:
         model: in evaluation mode. It is changed: normalisation is folded into convolutions, weights are moved and cast.
         device: auto, cpu, cuda or cuda:N.
         precision: auto, fp32, bf16 or fp16.
-        output_scale: size of the answers as a share of the size that the networks see (0 < s <= 1).
-        max_pixels: larger pictures are shrunk to this many pixels before the networks see them; None: never.
+        output_scale: size of the answers as a share of the picture's (0 < s <= 1).
+        max_pixels: larger pictures count as shrunk to this many pixels; None: never. The networks see them smaller
+            still where they were trained so (Mila.working_size).
         threads: CPU threads of the fast path; 0: all cores.
         slow_threads: CPU threads of the slow network in its own thread; 0: half the cores, at least one.
         niceness: how far the slow network's thread gives way on the CPU (0: not, 19: to everything).
@@ -164,16 +165,24 @@ class Engine:
         with torch.inference_mode():
             yield
 
-    def seen_size(self, height: int, width: int) -> tuple[int, int]:
-        """The size at which the networks see a picture of this size."""
+    def _bounded(self, height: int, width: int) -> tuple[int, int]:
         if self.max_pixels is None or height * width <= self.max_pixels:
             return height, width
         factor = (self.max_pixels / (height * width)) ** 0.5
         return max(1, round(height * factor)), max(1, round(width * factor))
 
+    def seen_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size at which a picture of this size goes to the device.
+
+        Where the networks see it smaller, it is shrunk here, before it is uploaded and converted; never enlarged.
+        """
+        h, w = self._bounded(height, width)
+        wanted = self.model.working_size(h, w)
+        return wanted if wanted[0] < h else (h, w)
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """The size of the answers to a picture of this size."""
-        h, w = self.seen_size(height, width)
+        h, w = self._bounded(height, width)
         return max(1, round(h * self.output_scale)), max(1, round(w * self.output_scale))
 
     def upload(self, rgb: npt.NDArray[np.uint8]) -> Picture:

@@ -105,15 +105,16 @@ def moved_view(rgb: Tensor, depth: Tensor, intrinsics: Tensor, motion: Tensor) -
     u = (moved[:, 0] / z.clamp(min=1e-3) * fx + cx).round()
     v = (moved[:, 1] / z.clamp(min=1e-3) * fy + cy).round()
     ahead = z > 0.05
-    # Each pixel paints a 2x2 patch, so that surfaces coming closer do not tear into a grid of holes.
+    # Each pixel paints a 2x2 patch, so that surfaces coming closer do not tear into a grid of holes; the three
+    # further ones count as a little deeper, or every slanted surface would be covered by its neighbours' spill.
     best = torch.full((b, h * w), _FAR, dtype=torch.int64, device=rgb.device)
     order = torch.arange(h * w, device=rgb.device).view(1, h, w)
-    packed = ((z.clamp(0, 100) * 1e5).long() << 24) | order
     for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
         uu, vv = u + dx, v + dy
         ok = ahead & (uu >= 0) & (uu < w) & (vv >= 0) & (vv < h)
         target = torch.where(ok, vv * w + uu, torch.zeros_like(uu)).long()
-        value = torch.where(ok, packed, torch.full_like(packed, _FAR))
+        deeper = z.clamp(0, 100) * (1.02 if dx or dy else 1.0)
+        value = torch.where(ok, ((deeper * 1e5).long() << 24) | order, _FAR)
         best.scatter_reduce_(1, target.view(b, -1), value.view(b, -1), reduce="amin")
     seen = best < _FAR
     source = (best & ((1 << 24) - 1)).clamp(max=h * w - 1)

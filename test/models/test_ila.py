@@ -1,0 +1,91 @@
+"""Local attention by tiles against a plain reference, gradients included; and what it is for: finding what moved."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mila_ros.models.ila import LocalAttention, Propagation
+
+
+def reference(attention: LocalAttention, features: Tensor, described: Tensor, carried: Tensor) -> Tensor:
+    """One window a query, gathered by unfold: slow, and plainly what the method says."""
+    p = attention.window
+    q, k, v = attention.query(features), attention.key(described), attention.value(carried)
+    b, c, h, w = q.shape
+    keys = F.unfold(k, p, padding=p // 2).view(b, c, p * p, h * w)
+    values = F.unfold(v, p, padding=p // 2).view(b, v.shape[1], p * p, h * w)
+    inside = F.unfold(torch.ones(1, 1, h, w, dtype=q.dtype), p, padding=p // 2).view(1, p * p, h * w) > 0.5
+    scores = (q.view(b, c, 1, h * w) * keys).sum(dim=1) * c**-0.5 + attention.position_bias[None, :, None]
+    weights = scores.masked_fill(~inside, float("-inf")).softmax(dim=1)
+    return (weights[:, None] * values).sum(dim=2).view(b, v.shape[1], h, w)
+
+
+def make(window: int, tile: int) -> LocalAttention:
+    torch.manual_seed(0)
+    attention = LocalAttention(6, 5, 7, query_channels=4, value_channels=4, window=window, tile=tile).double()
+    torch.nn.init.normal_(attention.position_bias)
+    return attention
+
+
+@pytest.mark.parametrize("window", [1, 3, 9])
+@pytest.mark.parametrize("tile", [2, 5, 10])
+@pytest.mark.parametrize("size", [(10, 10), (7, 13), (3, 2)])
+def test_tiles_agree_with_the_reference(window: int, tile: int, size: tuple[int, int]) -> None:
+    attention = make(window, tile)
+    features = torch.randn(2, 6, *size, dtype=torch.float64)
+    described = torch.randn(2, 5, *size, dtype=torch.float64)
+    carried = torch.randn(2, 7, *size, dtype=torch.float64)
+    found = attention(features, attention.remember(described, carried))
+    torch.testing.assert_close(found, reference(attention, features, described, carried))
+
+
+def test_gradients_agree_with_the_reference() -> None:
+    attention = make(window=5, tile=4)
+    inputs = [torch.randn(1, c, 6, 9, dtype=torch.float64, requires_grad=True) for c in (6, 5, 7)]
+    weight = torch.randn(1, 4, 6, 9, dtype=torch.float64)
+    leaves = [*inputs, *attention.parameters()]
+    tiled = (attention(inputs[0], attention.remember(inputs[1], inputs[2])) * weight).sum()
+    plain = (reference(attention, *inputs) * weight).sum()
+    ours = torch.autograd.grad(tiled, leaves)
+    theirs = torch.autograd.grad(plain, leaves)
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b)
+        assert torch.isfinite(a).all()
+
+
+def test_a_shifted_picture_is_found_again() -> None:
+    attention = LocalAttention(16, 16, 3, query_channels=16, value_channels=3, window=7, tile=5)
+    with torch.no_grad():
+        for layer in (attention.query, attention.key):
+            layer.weight.copy_(40 * torch.eye(16).view(16, 16, 1, 1))
+            layer.bias.zero_()
+        attention.value.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
+        attention.value.bias.zero_()
+    torch.manual_seed(1)
+    described, carried = F.normalize(torch.randn(1, 16, 20, 25), dim=1), torch.randn(1, 3, 20, 25)
+    moved = torch.roll(described, (2, -3), dims=(2, 3))
+    found = attention(moved, attention.remember(described, carried))
+    expected = torch.roll(carried, (2, -3), dims=(2, 3))
+    torch.testing.assert_close(found[..., 3:-3, 4:-4], expected[..., 3:-3, 4:-4], atol=1e-3, rtol=0)
+
+
+def test_nothing_outside_the_picture_takes_weight() -> None:
+    attention = make(window=9, tile=5)
+    carried = torch.ones(1, 7, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        attention.value.bias.zero_()
+    found = attention(
+        torch.randn(1, 6, 8, 8, dtype=torch.float64),
+        attention.remember(torch.randn(1, 5, 8, 8, dtype=torch.float64), carried),
+    )
+    # The value of a constant map is constant: a leak at the border would pull it towards zero there.
+    expected = attention.value(carried)[:, :, :1, :1].expand_as(found)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_keyframe_of_another_size_is_refused() -> None:
+    propagation = Propagation(8, 8, query_channels=4, value_channels=4, window=3, tile=5)
+    memory = propagation.remember(torch.zeros(1, 8, 6, 8), torch.zeros(1, 8, 6, 8))
+    with pytest.raises(ValueError, match="make a new keyframe"):
+        propagation(torch.zeros(1, 8, 6, 9), memory)

@@ -1,0 +1,87 @@
+"""Normals from depth, and views from elsewhere, on scenes whose answer is known."""
+
+import math
+
+import pytest
+import torch
+
+from mila_ros.worlds.geometry import moved_view, normals_from_depth, pixel_rays, rotation
+from mila_ros.worlds.motion import random_motion
+
+CAMERA = torch.tensor([[260.0, 260.0, 159.5, 119.5]])
+
+
+def plane(normal: torch.Tensor, distance: float) -> torch.Tensor:
+    """Depth of the plane normal . X = -distance, seen by CAMERA: (1, 240, 320)."""
+    rays = pixel_rays(CAMERA, 240, 320)
+    return -distance / (rays * normal.view(1, 3, 1, 1)).sum(dim=1)
+
+
+@pytest.mark.parametrize("angles", [(0.0, 0.0), (0.6, 0.0), (-0.3, 0.5)])
+def test_the_normal_of_a_plane(angles: tuple[float, float]) -> None:
+    tilt, pan = angles
+    normal = torch.tensor([math.sin(pan), math.sin(tilt), -math.cos(tilt) * math.cos(pan)])
+    normal = normal / normal.norm()
+    normals, valid = normals_from_depth(plane(normal, 2.0), CAMERA)
+    assert valid.float().mean() > 0.95
+    angle = torch.rad2deg(torch.arccos((normals * normal.view(1, 3, 1, 1)).sum(dim=1).clamp(-1, 1)))
+    assert float(angle[valid].max()) < 0.5
+
+
+def test_no_normal_is_claimed_across_an_edge_or_without_depth() -> None:
+    depth = torch.full((1, 240, 320), 2.0)
+    depth[:, :, 160:] = 3.0
+    depth[:, :60, :100] = float("nan")
+    _, valid = normals_from_depth(depth, CAMERA, window=21)
+    assert not valid[:, 80:, 152:168].any()
+    assert valid[:, 100:, 20:140].all()
+    assert not valid[:, :40, :80].any()
+
+
+def test_a_camera_that_stays_sees_the_same() -> None:
+    torch.manual_seed(0)
+    rgb = torch.rand(1, 3, 240, 320)
+    slanted = plane(torch.tensor([0.0, 0.8, -0.6]), 2.0)
+    seen = moved_view(rgb, slanted.clamp(0.5, 20), CAMERA, torch.eye(4)[None])
+    torch.testing.assert_close(seen, rgb)
+
+
+def test_a_wall_shifts_by_the_parallax_of_the_motion() -> None:
+    torch.manual_seed(0)
+    rgb = torch.rand(1, 3, 60, 80)
+    camera = torch.tensor([[100.0, 100.0, 39.5, 29.5]])
+    motion = torch.eye(4)[None].clone()
+    motion[0, 0, 3] = 0.2  # 0.2 m at 2 m depth and f = 100: ten pixels to the right
+    seen = moved_view(rgb, torch.full((1, 60, 80), 2.0), camera, motion)
+    torch.testing.assert_close(seen[..., 10:], rgb[..., :-10])
+    assert torch.isfinite(seen).all()
+
+
+def test_near_things_cover_far_ones() -> None:
+    camera = torch.tensor([[100.0, 100.0, 39.5, 29.5]])
+    depth = torch.full((1, 60, 80), 4.0)
+    depth[:, 20:40, 30:50] = 1.0
+    rgb = torch.zeros(1, 3, 60, 80)
+    rgb[:, 0, 20:40, 30:50] = 1.0  # a red box before a black wall
+    motion = torch.eye(4)[None].clone()
+    motion[0, 0, 3] = 0.2  # the box moves 20 pixels, the wall 5
+    seen = moved_view(rgb, depth, camera, motion)
+    assert (seen[0, 0, 22:38, 53:67] > 0.99).all()
+    # What the box hid is filled from the wall around it, not from the box.
+    assert (seen[0, 0, 25:35, 38:44] < 0.5).all()
+
+
+def test_rotations_are_rotations() -> None:
+    turns = rotation(torch.tensor([[0.0, 0.0, 0.0], [0.0, math.pi / 2, 0.0], [0.3, -0.2, 0.1]]))
+    torch.testing.assert_close(turns @ turns.mT, torch.eye(3).expand(3, 3, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        turns[1] @ torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.0]), atol=1e-5, rtol=0
+    )
+
+
+def test_motion_grows_with_distance_and_repeats_with_the_seed() -> None:
+    near = random_motion(torch.ones(200), torch.Generator().manual_seed(3))
+    far = random_motion(torch.full((200,), 10.0), torch.Generator().manual_seed(3))
+    torch.testing.assert_close(far[:, :3, 3], 10 * near[:, :3, 3])
+    again = random_motion(torch.ones(200), torch.Generator().manual_seed(3))
+    torch.testing.assert_close(near, again)
