@@ -1,6 +1,6 @@
 """How fast is the rendered world? Frames a second by batch size, and where the time goes.
 
-    python benchmarks/rendered.py [--device cuda] [--height 240 --width 320] [--json FILE]
+python benchmarks/rendered.py [--device cuda] [--height 240 --width 320] [--json FILE]
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ def measure(
     def row(setting: str, metric: str, value: float, unit: str) -> None:
         method = f"rendered world, {device.type}, {width}x{height}, {shadows} shadows"
         rows.append(
-            {"question": "rendering", "method": method, "setting": setting, "metric": metric, "value": value, "unit": unit}
+            {
+                "question": "rendering",
+                "method": method,
+                "setting": setting,
+                "metric": metric,
+                "value": value,
+                "unit": unit,
+            }
         )
 
     for batch, frames in shapes:

@@ -7,7 +7,7 @@ rendered together. Scenes are put together by numpy (milliseconds), everything p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mila_ros.worlds.rendered_casting import BALL, BOX, CAPSULE, COLUMN, TILE, Solids, cast_camera, invert, surface
-from mila_ros.worlds.rendered_lighting import LIGHTS, Hits, Lights, shade
+from mila_ros.worlds.rendered_lighting import LIGHTS, Hits, Lights, refined, shade, visibility
 from mila_ros.worlds.rendered_materials import FIELDS
 from mila_ros.worlds.rendered_paths import camera_path
 from mila_ros.worlds.rendered_people import add_people
@@ -73,6 +73,13 @@ class PreparedClips:
     pose: npt.NDArray[np.float32]
     intrinsics: npt.NDArray[np.float32]
     seeds: list[int]
+    first: int = 0
+    """Number of the first frame, where these are the later frames of longer clips."""
+
+    def part(self, first: int, frames: int, step: int = 1) -> PreparedClips:
+        """Some of the frames, to render long clips piece by piece."""
+        chosen = slice(first, first + frames * step, step)
+        return replace(self, pose=self.pose[:, chosen], moving=self.moving[:, chosen], first=self.first + first)
 
 
 def pack(scenes: Sequence[Scene], times: npt.NDArray[np.float64]) -> dict[str, object]:
@@ -112,7 +119,14 @@ def pack(scenes: Sequence[Scene], times: npt.NDArray[np.float64]) -> dict[str, o
             movers[i, k], moving[i, :, k] = slot, maps
     ambient = np.stack([s.ambient for s in scenes]).astype(np.float32)
     return dict(
-        forward=forward, moving=moving, movers=movers, numbers=numbers, labels=labels, spans=spans, lights=lights, ambient=ambient
+        forward=forward,
+        moving=moving,
+        movers=movers,
+        numbers=numbers,
+        labels=labels,
+        spans=spans,
+        lights=lights,
+        ambient=ambient,
     )
 
 
@@ -149,7 +163,13 @@ class RenderedWorld:
         self.atlas = Atlas.paint(self.device)
 
     def clips(
-        self, batch: int, frames: int, interval: int = 1, seed: int | None = None, kind: str | None = None, flow: bool = False
+        self,
+        batch: int,
+        frames: int,
+        interval: int = 1,
+        seed: int | None = None,
+        kind: str | None = None,
+        flow: bool = False,
     ) -> RenderedClip:
         """Renders new clips.
 
@@ -198,15 +218,26 @@ class RenderedWorld:
             **packed,  # type: ignore[arg-type]
         )
 
+    def expose(self, clips: PreparedClips, looks: int = 6) -> Tensor:
+        """Gains (B,) that suit whole clips, metered on a few frames: for `render` of one part after another."""
+        frames = clips.pose.shape[1]
+        looks = min(looks, frames)
+        meter = RenderedWorld.__new__(RenderedWorld)
+        meter.__dict__.update(self.__dict__, supersample=1)
+        return meter._render(clips.part(0, looks, frames // looks), False, None)[1]
+
+    def render(self, clips: PreparedClips, flow: bool = False, gain: Tensor | None = None) -> RenderedClip:
+        """Renders prepared clips; gain: exposure (B,) from `expose`, or None to meter these frames."""
+        return self._render(clips, flow, gain)[0]
+
     @torch.inference_mode()
-    def render(self, clips: PreparedClips, flow: bool = False) -> RenderedClip:
-        """Renders prepared clips."""
+    def _render(self, clips: PreparedClips, flow: bool, gain: Tensor | None) -> tuple[RenderedClip, Tensor]:
         device = self.device
         on = {k: torch.from_numpy(v).to(device) for k, v in vars(clips).items() if isinstance(v, np.ndarray)}
         batch, frames = on["pose"].shape[:2]
         h, w = self.height, self.width
         sensor = Sensor.draw([np.random.default_rng(s) for s in clips.seeds], device, self.clean)
-        generator = torch.Generator(device).manual_seed(clips.seeds[0])
+        generator = torch.Generator(device).manual_seed(clips.seeds[0] + 7919 * clips.first)
         which = torch.arange(batch * frames, device=device)
         step = max(1, (80_000 if device.type == "cpu" else 4_000_000) // (h * w * self.supersample**2))
         radiance, depth, labels, normals, flows = [], [], [], [], []
@@ -218,13 +249,10 @@ class RenderedWorld:
             lights = _lights(on, scene)
             numbers = on["numbers"][scene][..., 3:]
             if self.supersample == 1:
-                light = shade(solids, numbers, lights, self.atlas, hits, self.shadows)
+                visible = visibility(solids, lights, hits, self.shadows)
+                light = shade(solids, numbers, lights, self.atlas, hits, visible)
             else:
-                n = self.supersample
-                fine = intrinsics * n
-                fine[:, 2:] += (n - 1) / 2
-                light = shade(solids, numbers, lights, self.atlas, self._see(solids, pose, fine, h * n, w * n)[0], self.shadows)
-                light = torch.nn.functional.avg_pool2d(light[..., : h * n, : w * n].clamp(max=_DAZZLE * light.mean()), n)
+                light = self._supersampled(solids, numbers, lights, pose, intrinsics)
             radiance.append(light[..., :h, :w])
             depth.append(torch.where(missed, torch.nan, hits.depth)[:, :h, :w])
             label = on["labels"][scene].gather(1, hits.index.flatten(1)).view_as(hits.index)
@@ -234,18 +262,24 @@ class RenderedWorld:
             if flow:
                 before = (t - 1).clamp_min(0)
                 flows.append(
-                    _flow(self._solids(on, clips.spans, scene, before), on["pose"][scene, before], intrinsics, hits, h, w)
+                    _flow(
+                        self._solids(on, clips.spans, scene, before), on["pose"][scene, before], intrinsics, hits, h, w
+                    )
                 )
         light = torch.cat(radiance)
-        gain = sensor.exposure(light.unflatten(0, (batch, frames))[:, :: max(1, frames // 4)])
+        if gain is None:
+            gain = sensor.exposure(light.unflatten(0, (batch, frames))[:, :: max(1, frames // 4)])
         rgb = torch.cat(
-            [develop(x, c // frames, sensor, gain, generator) for x, c in zip(light.split(step), which.split(step), strict=True)]
+            [
+                develop(x, c // frames, sensor, gain, generator)
+                for x, c in zip(light.split(step), which.split(step), strict=True)
+            ]
         )
 
         def clip(x: list[Tensor]) -> Tensor:
             return torch.cat(x).unflatten(0, (batch, frames))
 
-        return RenderedClip(
+        result = RenderedClip(
             rgb=rgb.unflatten(0, (batch, frames)),
             depth=clip(depth),
             labels=clip(labels),
@@ -254,6 +288,23 @@ class RenderedWorld:
             pose=on["pose"],
             flow=clip(flows) if flow else None,
         )
+        return result, gain
+
+    def _supersampled(
+        self, solids: Solids, numbers: Tensor, lights: Lights, pose: Tensor, intrinsics: Tensor
+    ) -> Tensor:
+        """Radiance with several rays a pixel for surfaces and colours, and one for 2 x 2 pixels for soft shadows."""
+        n, tall, wide = self.supersample, -(-self.height // (2 * TILE)), -(-self.width // (2 * TILE))
+
+        def see(scale: float) -> Hits:
+            scaled = intrinsics * scale
+            scaled[:, 2:] += (scale - 1) / 2
+            return self._see(solids, pose, scaled, round(2 * TILE * tall * scale), round(2 * TILE * wide * scale))[0]
+
+        coarse, fine = see(0.5), see(n)
+        visible = refined(visibility(solids, lights, coarse, self.shadows), coarse, fine)
+        light = shade(solids, numbers, lights, self.atlas, fine, visible)
+        return torch.nn.functional.avg_pool2d(light.clamp(max=_DAZZLE * light.mean()), n)
 
     def _solids(self, on: dict[str, Tensor], spans: dict[int, slice], scene: Tensor, t: Tensor) -> Solids:
         forward = on["forward"][scene]

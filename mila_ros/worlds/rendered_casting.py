@@ -225,7 +225,9 @@ def cast_camera(solids: Solids, pose: Tensor, intrinsics: Tensor, height: int, w
         for part in _chunks(len(frame), device):
             f, n, p = frame[part], tile[part], which[part]
             o, gu, gv = origin[f, p], along_u[f, p], along_v[f, p]
-            corner = at_zero[f, p] + gu * ((n % columns) * TILE).unsqueeze(1) + gv * ((n // columns) * TILE).unsqueeze(1)
+            corner = (
+                at_zero[f, p] + gu * ((n % columns) * TILE).unsqueeze(1) + gv * ((n // columns) * TILE).unsqueeze(1)
+            )
             direction = [corner[:, k, None] + gu[:, k, None] * du + gv[:, k, None] * dv for k in range(3)]
             t = _SOLIDS[kind](_columns(o), (direction[0], direction[1], direction[2]), solids.shape[f, p, None], NEAR)
             nearest.add(f * (rows * columns) + n, t, p)

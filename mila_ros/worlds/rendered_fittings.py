@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from mila_ros.worlds import rendered_materials as mat
 from mila_ros.worlds.rendered_furniture import Piece, Random, Top, small_thing
-from mila_ros.worlds.rendered_scene import Builder, turn_x, turn_z
+from mila_ros.worlds.rendered_scene import Builder, turn_z
 
 
 def kitchen(rng: Random, length: float) -> Piece:
     """A run of base cabinets with a worktop, a sink, a stove, wall cabinets, and often a refrigerator at its end."""
     cold = rng.uniform(0.65, 0.8) if length > 2.0 and rng.random() < 0.75 else 0.0
     w, d, h = length, 0.62, rng.uniform(0.86, 0.94)
-    front = mat.wood(rng, swap=True) if rng.random() < 0.5 else mat.paint(rng, mat.hsv(rng.random(), 0.15, rng.uniform(0.5, 0.95)))
+    front = (
+        mat.wood(rng, swap=True)
+        if rng.random() < 0.5
+        else mat.paint(rng, mat.hsv(rng.random(), 0.15, rng.uniform(0.5, 0.95)))
+    )
     leaf = mat.door(rng) if rng.random() < 0.3 else front
     top, knob = mat.stone(rng), mat.metal(rng)
     side = rng.choice([-1, 1])
@@ -22,7 +24,9 @@ def kitchen(rng: Random, length: float) -> Piece:
     n = max(2, round(run / 0.5))
     high, tall = rng.uniform(1.4, 1.5), rng.uniform(0.6, 0.8)
     white = mat.paint(rng, mat.hsv(0.1, 0.03, rng.uniform(0.2, 0.95)), gloss=0.2)
-    splash = mat.material(rng, "tiles", [mat.hsv(rng.random(), 0.1, 0.9), mat.hsv(rng.random(), 0.15, 0.8), mat.hsv(0, 0, 0.6)], 0.6)
+    splash = mat.material(
+        rng, "tiles", [mat.hsv(rng.random(), 0.1, 0.9), mat.hsv(rng.random(), 0.15, 0.8), mat.hsv(0, 0, 0.6)], 0.6
+    )
 
     def handles(b: Builder, x: float, y: float, z: float, width: float) -> None:
         b.capsule((x - width / 2, y, z), (x + width / 2, y, z), 0.008, knob, "cabinet")
@@ -38,8 +42,18 @@ def kitchen(rng: Random, length: float) -> Piece:
             x = centre + (k + 0.5) * pitch - run / 2
             if k == hood:
                 b.box((x, 0.0, 0.1 + (h - 0.14) / 2), (pitch - 0.01, d - 0.02, h - 0.15), white, "otherfurniture")
-                b.box((x, d / 2 - 0.005, 0.4), (pitch - 0.1, 0.012, 0.35), mat.paint(rng, mat.hsv(0, 0, 0.1), 0.2), "otherfurniture")
-                b.box((x, 0, h + 0.003), (pitch - 0.03, d - 0.1, 0.008), mat.paint(rng, mat.hsv(0, 0, 0.1), 0.2), "otherfurniture")
+                b.box(
+                    (x, d / 2 - 0.005, 0.4),
+                    (pitch - 0.1, 0.012, 0.35),
+                    mat.paint(rng, mat.hsv(0, 0, 0.1), 0.2),
+                    "otherfurniture",
+                )
+                b.box(
+                    (x, 0, h + 0.003),
+                    (pitch - 0.03, d - 0.1, 0.008),
+                    mat.paint(rng, mat.hsv(0, 0, 0.1), 0.2),
+                    "otherfurniture",
+                )
             else:
                 b.box((x, d / 2 - 0.035, 0.32), (pitch - 0.012, 0.02, 0.42), leaf, "cabinet")
                 b.box((x, d / 2 - 0.035, h - 0.16), (pitch - 0.012, 0.02, 0.18), front, "cabinet")
@@ -52,7 +66,12 @@ def kitchen(rng: Random, length: float) -> Piece:
         if n > 2:
             x = centre + ((hood + n // 2) % n + 0.5) * pitch - run / 2
             b.box((x, 0.02, h + 0.001), (min(pitch, 0.6), 0.42, 0.006), knob, "sink")
-            b.box((x, 0.02, h + 0.003), (min(pitch, 0.6) - 0.06, 0.36, 0.006), mat.paint(rng, mat.hsv(0, 0, 0.3), 0.3), "sink")
+            b.box(
+                (x, 0.02, h + 0.003),
+                (min(pitch, 0.6) - 0.06, 0.36, 0.006),
+                mat.paint(rng, mat.hsv(0, 0, 0.3), 0.3),
+                "sink",
+            )
             b.capsule((x, -0.2, h), (x, -0.2, h + 0.25), 0.012, knob, "sink")
             b.capsule((x, -0.2, h + 0.25), (x, -0.02, h + 0.22), 0.012, knob, "sink")
         if cold:
@@ -262,5 +281,3 @@ def rug(b: Builder, rng: Random, x: float, y: float, w: float, d: float, yaw: fl
     """A floor mat; it lies on the floor, 8 mm thick."""
     row = mat.printed(rng, "rug", gloss=0.0) if rng.random() < 0.6 else mat.fabric(rng)
     b.box((x, y, 0.004), (w, d, 0.008), row, "floor_mat", turn_z(yaw), casts=False)
-
-

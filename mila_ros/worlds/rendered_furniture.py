@@ -31,7 +31,9 @@ class Piece:
     tops: list[Top] = field(default_factory=list)
 
 
-def _legs(b: Builder, w: float, d: float, h: float, thick: float, row: mat.Material, label: str, inset: float = 0.02) -> None:
+def _legs(
+    b: Builder, w: float, d: float, h: float, thick: float, row: mat.Material, label: str, inset: float = 0.02
+) -> None:
     for x in (-w / 2 + inset + thick / 2, w / 2 - inset - thick / 2):
         for y in (-d / 2 + inset + thick / 2, d / 2 - inset - thick / 2):
             b.box((x, y, h / 2), (thick, thick, h), row, label)
@@ -40,7 +42,10 @@ def _legs(b: Builder, w: float, d: float, h: float, thick: float, row: mat.Mater
 def table(rng: Random, low: bool = False, label: str = "table") -> Piece:
     """A dining table, or a low one for a sofa; square, long or round."""
     h = rng.uniform(0.35, 0.48) if low else rng.uniform(0.7, 0.78)
-    w, d = rng.uniform(0.7, 1.3) if low else rng.uniform(0.9, 1.9), rng.uniform(0.5, 0.7) if low else rng.uniform(0.75, 1.0)
+    w, d = (
+        rng.uniform(0.7, 1.3) if low else rng.uniform(0.9, 1.9),
+        rng.uniform(0.5, 0.7) if low else rng.uniform(0.75, 1.0),
+    )
     thick, leg = rng.uniform(0.02, 0.05), rng.uniform(0.04, 0.08)
     top = mat.wood(rng) if rng.random() < 0.7 else mat.paint(rng, gloss=0.15)
     under = top if rng.random() < 0.6 else mat.metal(rng)
@@ -130,7 +135,11 @@ def sofa(rng: Random, seats: int | None = None) -> Piece:
 
 
 def pillow(b: Builder, rng: Random, at: tuple[float, float, float], lying: bool = False) -> None:
-    size = (rng.uniform(0.4, 0.65), rng.uniform(0.3, 0.42), 0.16) if lying else (rng.uniform(0.38, 0.48), 0.16, rng.uniform(0.36, 0.44))
+    size = (
+        (rng.uniform(0.4, 0.65), rng.uniform(0.3, 0.42), 0.16)
+        if lying
+        else (rng.uniform(0.38, 0.48), 0.16, rng.uniform(0.36, 0.44))
+    )
     turn = turn_z(rng.normal(0, 0.15)) @ turn_x(rng.normal(0, 0.05) if lying else rng.uniform(0.2, 0.5))
     b.ball(at, size, mat.fabric(rng, plain=0.5), "pillow", turn)
 
@@ -138,7 +147,11 @@ def pillow(b: Builder, rng: Random, at: tuple[float, float, float], lying: bool 
 def bed(rng: Random) -> Piece:
     """A bed with its head at the wall: frame, mattress, blanket that hangs over, pillows."""
     double = rng.random() < 0.6
-    w, d, top = (rng.uniform(1.4, 1.8) if double else rng.uniform(0.9, 1.1)), rng.uniform(2.0, 2.2), rng.uniform(0.45, 0.68)
+    w, d, top = (
+        (rng.uniform(1.4, 1.8) if double else rng.uniform(0.9, 1.1)),
+        rng.uniform(2.0, 2.2),
+        rng.uniform(0.45, 0.68),
+    )
     frame, sheet = mat.wood(rng), mat.fabric(rng, mat.hsv(rng.random(), rng.uniform(0, 0.2), 0.9), plain=0.8)
     blanket = mat.fabric(rng, plain=0.4)
     head, reach = rng.uniform(0.75, 1.25), rng.uniform(0.45, 0.8)
@@ -152,7 +165,9 @@ def bed(rng: Random) -> Piece:
         if rng.random() < 0.6:
             for _ in range(3):
                 at = (rng.uniform(-0.35, 0.35) * w, y + rng.uniform(-0.3, 0.3), top + 0.02)
-                b.ball(at, (rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.6), 0.09), blanket, "bed", turn_z(rng.uniform(0, 3)))
+                b.ball(
+                    at, (rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.6), 0.09), blanket, "bed", turn_z(rng.uniform(0, 3))
+                )
         for k in range(2 if double else 1):
             x = (k - 0.5) * w * 0.48 if double else 0.0
             pillow(b, rng, (x, -d / 2 + 0.35, top + 0.07), lying=True)
@@ -347,4 +362,10 @@ def plant(b: Builder, rng: Random, at: tuple[float, float, float], h: float) -> 
         leaf = mat.paint(rng, green * rng.uniform(0.7, 1.3))
         tip = np.array([np.cos(a) * np.sin(tilt), np.sin(a) * np.sin(tilt), np.cos(tilt)]) * reach
         turn = turn_z(a - np.pi / 2) @ turn_x(-tilt)
-        b.ball(tuple(np.array([x, y, z + 0.32 * h]) + 0.55 * tip), (0.16 * h, 0.03 * h, 1.1 * reach), leaf, "otherprop", turn)
+        b.ball(
+            tuple(np.array([x, y, z + 0.32 * h]) + 0.55 * tip),
+            (0.16 * h, 0.03 * h, 1.1 * reach),
+            leaf,
+            "otherprop",
+            turn,
+        )

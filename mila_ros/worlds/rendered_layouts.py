@@ -10,10 +10,10 @@ from mila_ros.worlds import rendered_fittings as fit
 from mila_ros.worlds import rendered_furniture as fur
 
 if TYPE_CHECKING:
-    from mila_ros.worlds.rendered_rooms import _Room
+    from mila_ros.worlds.rendered_rooms import Room
 
 
-def furnish(room: _Room) -> None:
+def furnish(room: Room) -> None:
     """Fills an empty room with what belongs there, then with what lies about."""
     {
         "living": _living,
@@ -31,7 +31,7 @@ def furnish(room: _Room) -> None:
     _litter(room)
 
 
-def _dining_set(room: _Room, tries: int = 8) -> None:
+def _dining_set(room: Room, tries: int = 8) -> None:
     rng = room.rng
     piece = fur.table(rng)
     for _ in range(tries):
@@ -43,7 +43,7 @@ def _dining_set(room: _Room, tries: int = 8) -> None:
             return
 
 
-def _living(room: _Room) -> None:
+def _living(room: Room) -> None:
     rng, b = room.rng, room.b
     couch = fur.sofa(rng, int(rng.integers(2, 4)))
     wall = room.at_wall(couch)
@@ -77,7 +77,7 @@ def _living(room: _Room) -> None:
         _dining_set(room)
 
 
-def _bedroom(room: _Room) -> None:
+def _bedroom(room: Room) -> None:
     rng, b = room.rng, room.b
     bed = fur.bed(rng)
     wall = room.at_wall(bed, 20, low=1.3)
@@ -88,7 +88,9 @@ def _bedroom(room: _Room) -> None:
         for side in (-1, 1):
             if rng.random() < 0.7:
                 stand = fur.drawers(rng, "night_stand", small=True)
-                spot = bed_at + turn @ np.array([side * (bed.width + stand.width + 0.1) / 2, (stand.depth - bed.depth) / 2, 0])
+                spot = bed_at + turn @ np.array(
+                    [side * (bed.width + stand.width + 0.1) / 2, (stand.depth - bed.depth) / 2, 0]
+                )
                 if room.put(stand, (float(spot[0]), float(spot[1])), yaw, 0.0):
                     room.clutter(stand, 0.6, 0.6)
     for maker in rng.permutation(6)[: int(rng.integers(2, 5))]:
@@ -106,7 +108,7 @@ def _bedroom(room: _Room) -> None:
             room.furnish_wall(fur.television(rng))
 
 
-def _desk_and_chair(room: _Room) -> None:
+def _desk_and_chair(room: Room) -> None:
     rng = room.rng
     desk = fur.desk(rng)
     wall = room.furnish_wall(desk, 1.0, 0.3)
@@ -115,7 +117,7 @@ def _desk_and_chair(room: _Room) -> None:
         room.put(fur.chair(rng), (float(spot[0]), float(spot[1])), wall.yaw + np.pi + rng.normal(0, 0.4), -0.12)
 
 
-def _kitchen(room: _Room) -> None:
+def _kitchen(room: Room) -> None:
     rng = room.rng
     wall = max(room.walls, key=lambda w: w.length - 3 * len(w.openings))
     room.furnish_wall(fit.kitchen(rng, min(rng.uniform(2.4, 4.5), wall.length - 0.2)), 1.0)
@@ -127,7 +129,7 @@ def _kitchen(room: _Room) -> None:
         room.furnish_wall(fur.cabinet(rng), 0.6)
 
 
-def _office(room: _Room) -> None:
+def _office(room: Room) -> None:
     rng = room.rng
     for _ in range(int(rng.integers(1, 4))):
         _desk_and_chair(room)
@@ -142,7 +144,7 @@ def _office(room: _Room) -> None:
             fit.whiteboard(room.b, rng, x, 1.8)
 
 
-def _study(room: _Room) -> None:
+def _study(room: Room) -> None:
     _desk_and_chair(room)
     for _ in range(int(room.rng.integers(1, 4))):
         room.furnish_wall(fur.bookshelf(room.rng))
@@ -150,7 +152,7 @@ def _study(room: _Room) -> None:
         room.furnish_wall(fur.sofa(room.rng))
 
 
-def _dining(room: _Room) -> None:
+def _dining(room: Room) -> None:
     rng = room.rng
     _dining_set(room, 20)
     for _ in range(int(rng.integers(1, 3))):
@@ -159,7 +161,7 @@ def _dining(room: _Room) -> None:
         room.furnish_wall(fur.sofa(rng))
 
 
-def _bathroom(room: _Room) -> None:
+def _bathroom(room: Room) -> None:
     rng = room.rng
     wall = room.furnish_wall(fit.washstand(rng), 1.0)
     if wall is not None:
@@ -177,7 +179,7 @@ def _bathroom(room: _Room) -> None:
             fit.towel(room.b, rng, x)
 
 
-def _classroom(room: _Room) -> None:
+def _classroom(room: Room) -> None:
     rng = room.rng
     seed = int(rng.integers(2**31))
     y = -0.5 * room.size[1] + 1.6
@@ -197,7 +199,7 @@ def _classroom(room: _Room) -> None:
     room.furnish_wall(fur.bookshelf(rng))
 
 
-def _corridor(room: _Room) -> None:
+def _corridor(room: Room) -> None:
     rng = room.rng
     for _ in range(int(rng.integers(0, 4))):
         piece = [fur.bookshelf, fur.cabinet, fur.chair, fur.drawers][int(rng.integers(4))](rng)
@@ -205,7 +207,7 @@ def _corridor(room: _Room) -> None:
             room.furnish_wall(piece)
 
 
-def _store(room: _Room) -> None:
+def _store(room: Room) -> None:
     rng = room.rng
     for _ in range(int(rng.integers(4, 8))):
         room.furnish_wall(fur.bookshelf(rng, rng.choice(["bookshelf", "shelves"]), 0.95), 0.8)
@@ -214,7 +216,7 @@ def _store(room: _Room) -> None:
             room.put(fur.bookshelf(rng, fill=0.95), (float(x), float(y)), np.pi / 2)
 
 
-def _fill(room: _Room) -> None:
+def _fill(room: Room) -> None:
     """More of what is found anywhere, along the walls that are still free: some rooms are crowded, some are not."""
     rng = room.rng
     if room.kind in ("corridor", "bathroom"):
@@ -240,7 +242,7 @@ def _fill(room: _Room) -> None:
             room.furnish_wall(fur.drawers(rng, "night_stand", small=True), 0.8, 0.4)
 
 
-def _litter(room: _Room) -> None:
+def _litter(room: Room) -> None:
     """What lies and stands about."""
     rng = room.rng
     if room.kind not in ("bathroom", "corridor") and rng.random() < 0.25:

@@ -83,26 +83,32 @@ def _around(normal: Tensor, pattern: Tensor) -> Tensor:
     return towards / towards.norm(dim=-1, keepdim=True).clamp_min(1e-3)
 
 
-def _smooth(values: Tensor, hits: Hits) -> Tensor:
-    """Mean of values (F, C, H, W) over the 4 x 4 neighbours on the same surface: turns 16 samples into penumbras."""
+def _smooth(values: Tensor, hits: Hits, offsets: tuple[int, ...]) -> Tensor:
+    """Mean of values (F, C, H, W) over neighbours at these offsets, both ways, on the same surface."""
     f, _, h, w = values.shape
+    before, after = -min(offsets), max(offsets)
     pad = torch.nn.functional.pad
     guide = torch.cat((hits.normal, hits.depth.unsqueeze(-1)), -1).permute(0, 3, 1, 2)
-    wide, guides = pad(values, (2, 1, 2, 1), mode="replicate"), pad(guide, (2, 1, 2, 1), mode="replicate")
+    wide = pad(torch.cat((guide, values), 1), (before, after, before, after), mode="replicate")
     total, weight = torch.zeros_like(values), torch.zeros(f, 1, h, w, device=values.device)
-    near = 0.04 * hits.depth.unsqueeze(1)
-    for dy in range(4):
-        for dx in range(4):
-            there = guides[:, :, dy : dy + h, dx : dx + w]
-            same = ((there[:, :3] * guide[:, :3]).sum(1, keepdim=True) > 0.9) & ((there[:, 3:] - guide[:, 3:]).abs() < near)
+    near = (0.012 * (after + before) * hits.depth).unsqueeze(1)
+    for dy in offsets:
+        for dx in offsets:
+            there = wide[:, :, before + dy : before + dy + h, before + dx : before + dx + w]
+            same = ((there[:, :3] * guide[:, :3]).sum(1, keepdim=True) > 0.9) & (
+                (there[:, 3:4] - guide[:, 3:]).abs() < near
+            )
             same = same.to(values.dtype)
-            total = total + same * wide[:, :, dy : dy + h, dx : dx + w]
+            total = total + same * there[:, 4:]
             weight = weight + same
     return total / weight.clamp_min(1)
 
 
-def _visibility(solids: Solids, lights: Lights, hits: Hits, shadows: int) -> Tensor:
-    """Shares of light that arrive, (F, shadows + 1, H, W): of the first lights, and of the light from everywhere."""
+def visibility(solids: Solids, lights: Lights, hits: Hits, shadows: int) -> Tensor:
+    """Shares of light that arrive, (F, shadows + 1, H, W): of the first lights, and of the light from everywhere.
+
+    shadows: how many of the lights throw shadows, 0 to LIGHTS; dark corners are always drawn.
+    """
     f, h, w = hits.index.shape
     device = hits.depth.device
     pattern = _pattern(h, w, device)
@@ -112,7 +118,10 @@ def _visibility(solids: Solids, lights: Lights, hits: Hits, shadows: int) -> Ten
     size = 0.5 * (start.amax(2) - start.amin(2)).norm(dim=-1)
     layers = []
     for k in range(shadows):
-        aim = lights.position[:, k, None, None, :] + lights.radius[:, k, None, None, None] * _sphere_points(device)[pattern]
+        aim = (
+            lights.position[:, k, None, None, :]
+            + lights.radius[:, k, None, None, None] * _sphere_points(device)[pattern]
+        )
         reach = lights.position[:, k, None, :] - middle
         spread = torch.maximum(size, lights.radius[:, k, None]) + 0.02
         free = cast_segments(solids, start, to_tiles(aim - origin), solids.casts, reach, spread)
@@ -121,7 +130,10 @@ def _visibility(solids: Solids, lights: Lights, hits: Hits, shadows: int) -> Ten
     everything = torch.ones_like(solids.casts)
     free = cast_segments(solids, start, to_tiles(step), everything, torch.zeros_like(middle), size + CORNER + 0.02)
     layers.append(free.clamp(0, 1).sqrt())
-    return _smooth(torch.stack([from_tiles(x, h, w) for x in layers], 1), hits)
+    # A mean over 4 x 4 pixels, which hold all 16 samples, turns them into half-shadows; in large pictures, where 16
+    # samples are seen as 16 shadows, a second and wider mean hides their edges.
+    smooth = _smooth(torch.stack([from_tiles(x, h, w) for x in layers], 1), hits, (-2, -1, 0, 1))
+    return smooth if w < 480 else _smooth(smooth, hits, (-4, 0, 4))
 
 
 def _coordinates(solids: Solids, hits: Hits, index: Tensor, row: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,7 +168,33 @@ def _coordinates(solids: Solids, hits: Hits, index: Tensor, row: Tensor, size: T
     return u, v, level
 
 
-def shade(solids: Solids, materials: Tensor, lights: Lights, atlas: Atlas, hits: Hits, shadows: int) -> Tensor:
+def refined(visible: Tensor, coarse: Hits, fine: Hits) -> Tensor:
+    """Visibility (F, C, H, W) of coarse hits for fine hits (F, nH, nW): interpolated between pixels of one surface."""
+    n = fine.index.shape[1] // coarse.index.shape[1]
+    device = visible.device
+
+    def lean(count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For each fine row or column: its coarse one, the next that it leans to, and how far."""
+        at = torch.arange(count * n, device=device)
+        offset = (at % n + 0.5) / n - 0.5
+        return at // n + 1, at // n + 1 + offset.sign().to(torch.int64), offset.abs()
+
+    (row, next_row, down), (column, next_column, aside) = (lean(k) for k in coarse.index.shape[1:])
+    table = torch.cat((coarse.normal, coarse.index.unsqueeze(-1).to(visible.dtype)), -1).permute(0, 3, 1, 2)
+    table = torch.nn.functional.pad(torch.cat((table, visible), 1), (1, 1, 1, 1), mode="replicate")
+    normal, index = fine.normal.permute(0, 3, 1, 2), fine.index.unsqueeze(1).to(visible.dtype)
+    total, weight = 0.0, 0.0
+    for rows, across in ((row, 1 - down), (next_row, down)):
+        for columns, along in ((column, 1 - aside), (next_column, aside)):
+            there = table[:, :, rows][..., columns]
+            same = ((there[:, :3] * normal).sum(1, keepdim=True) > 0.8) & (there[:, 3:4] == index)
+            # Where no neighbour sees the same surface, the nearest ones have to do.
+            share = across[:, None] * along * torch.where(same, 1.0, 1e-4)
+            total, weight = total + share * there[:, 4:], weight + share
+    return torch.as_tensor(total / weight)
+
+
+def shade(solids: Solids, materials: Tensor, lights: Lights, atlas: Atlas, hits: Hits, visible: Tensor) -> Tensor:
     """Linear radiance (F, 3, H, W) towards the camera.
 
     Args:
@@ -165,7 +203,7 @@ def shade(solids: Solids, materials: Tensor, lights: Lights, atlas: Atlas, hits:
         lights: lamps and windows.
         atlas: textures.
         hits: what each pixel sees.
-        shadows: how many of the lights throw shadows, 0 to LIGHTS; dark corners are always drawn.
+        visible: from `visibility`, (F, shadows + 1, H, W).
     """
     f, h, w = hits.index.shape
     index = hits.index.flatten(1)
@@ -176,7 +214,7 @@ def shade(solids: Solids, materials: Tensor, lights: Lights, atlas: Atlas, hits:
     shares = atlas.look_up(row[..., mat.LAYER].to(torch.int64), u, v, level)
     albedo = (shares.unsqueeze(-1) * row[..., mat.COLOURS].unflatten(-1, (3, 3))).sum(-2)
 
-    visible = _visibility(solids, lights, hits, shadows).flatten(2)
+    visible, shadows = visible.flatten(2), visible.shape[1] - 1
     point, normal, view = (x.flatten(1, 2) for x in (hits.point, hits.normal, hits.view))
     corner = visible[:, -1, :, None]
     # Floors and walls throw light back: surfaces that look down get some of it, those that look up get the ceiling's.

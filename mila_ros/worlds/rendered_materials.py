@@ -75,7 +75,9 @@ def paint(rng: Random, colour: Colour | None = None, gloss: float = 0.02) -> Mat
 def wall(rng: Random) -> Material:
     """A wall: mostly pale paint, sometimes strong paint, wallpaper or bricks."""
     kind = rng.random()
-    pale = hsv(rng.choice([0.09, 0.12, 0.14, 0.55, 0.35]) + rng.normal(0, 0.03), rng.uniform(0, 0.22), rng.uniform(0.6, 0.95))
+    pale = hsv(
+        rng.choice([0.09, 0.12, 0.14, 0.55, 0.35]) + rng.normal(0, 0.03), rng.uniform(0, 0.22), rng.uniform(0.6, 0.95)
+    )
     if kind < 0.78:
         return material(rng, rng.choice(["plaster", "plain"]), _shades(pale, 0.03), rng.uniform(0.8, 2.5))
     if kind < 0.9:
@@ -109,7 +111,9 @@ def floor(rng: Random) -> Material:
         colours = [tone * 1.2, tone * 0.7, tone * 0.25]
         return material(rng, "planks", colours, rng.uniform(0.8, 1.6), swap=bool(rng.integers(2)), gloss=gloss)
     if kind < 0.7:
-        colour = hsv(rng.choice([0.08, 0.1, 0.6, 0.0]) + rng.normal(0, 0.03), rng.uniform(0.03, 0.4), rng.uniform(0.3, 0.75))
+        colour = hsv(
+            rng.choice([0.08, 0.1, 0.6, 0.0]) + rng.normal(0, 0.03), rng.uniform(0.03, 0.4), rng.uniform(0.3, 0.75)
+        )
         return material(rng, "carpet", _shades(colour, 0.3), rng.uniform(0.5, 1.0))
     if kind < 0.92:
         colour = hsv(rng.uniform(0.05, 0.15), rng.uniform(0.0, 0.35), rng.uniform(0.4, 0.95))
@@ -172,7 +176,7 @@ def glowing(rng: Random, colour: Colour, power: float) -> Material:
 
 
 def skin(rng: Random) -> Material:
-    return paint(rng, hsv(rng.uniform(0.03, 0.09), rng.uniform(0.35, 0.6), rng.uniform(0.35, 0.9)), gloss=0.02)
+    return paint(rng, hsv(rng.uniform(0.045, 0.075), rng.uniform(0.28, 0.45), rng.uniform(0.35, 0.92)), gloss=0.02)
 
 
 def outdoors(rng: Random, power: float) -> Material:

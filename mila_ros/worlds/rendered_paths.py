@@ -126,7 +126,10 @@ def camera_path(rng: Random, scene: Scene, count: int, rate: float) -> Array:
         path = path[0] + rng.uniform(0.4, 1.0) * (path - path[0])
         path = path + 0.02 * _smooth(rng, count, 0.5, rate, (2,))
         z = height + 0.06 * _smooth(rng, count, 1.2, rate) + 0.004 * _smooth(rng, count, 0.15, rate)
-        slow, fast = np.radians(18) * _smooth(rng, count, 2.0, rate, (2,)), np.radians(0.6) * _smooth(rng, count, 0.2, rate, (3,))
+        slow, fast = (
+            np.radians(18) * _smooth(rng, count, 2.0, rate, (2,)),
+            np.radians(0.6) * _smooth(rng, count, 0.2, rate, (3,)),
+        )
         share = rng.uniform(0, 1)
         yaw = look + share * (heading - heading[0]) + slow[:, 0] - slow[0, 0] + fast[:, 0]
         pitch = rng.normal(0.22, 0.15) + 0.5 * slow[:, 1] + fast[:, 1]

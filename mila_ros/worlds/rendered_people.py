@@ -15,7 +15,7 @@ from mila_ros.worlds.rendered_scene import Scene
 Array = npt.NDArray[np.float64]
 Random = np.random.Generator
 
-_PAUSE = 1.2
+PAUSE = 1.2
 """Seconds in which a walker turns round at the end of the way."""
 
 
@@ -63,7 +63,13 @@ class Person:
             x = np.cross(np.array([1.0, 0.02, 0.03]), z)
             x /= np.linalg.norm(x, axis=-1, keepdims=True)
             turn = np.stack((x, np.cross(z, x), z), -1)
-            solids.append((CAPSULE, np.concatenate((turn * radius, ((a + b) / 2)[..., None]), -1), 0.5 * float(length[0, 0]) / radius))
+            solids.append(
+                (
+                    CAPSULE,
+                    np.concatenate((turn * radius, ((a + b) / 2)[..., None]), -1),
+                    0.5 * float(length[0, 0]) / radius,
+                )
+            )
 
         def ball(centre: Array, size: tuple[float, float, float]) -> None:
             linear = np.broadcast_to(np.diag(np.array(size) / 2), (len(yaw), 3, 3))
@@ -115,14 +121,14 @@ class Person:
         if length < 0.1:
             return np.tile(self.start, (len(t), 1)), self.yaw + 0.15 * np.sin(0.5 * t), 0.03 * np.sin(t), 0.0 * t
         leg = length / self.speed
-        lap = 2 * (leg + _PAUSE)
+        lap = 2 * (leg + PAUSE)
         s = t % lap
         back = s >= lap / 2
         s = np.where(back, s - lap / 2, s)
         walked = np.clip(s, 0, leg) * self.speed
         share = np.where(back, 1 - walked / length, walked / length)
         ahead = np.arctan2(way[1], way[0])
-        turned = np.clip((s - leg) / _PAUSE, 0, 1)
+        turned = np.clip((s - leg) / PAUSE, 0, 1)
         turned = turned * turned * (3 - 2 * turned)
         yaw = ahead + np.pi * (back + turned)
         ease = np.clip(np.minimum(walked, length - walked) / 0.25, 0, 1)
@@ -130,16 +136,19 @@ class Person:
         return self.start + share[:, None] * way, yaw, ease * np.sin(phase), ease * np.cos(phase)
 
 
-def dress(scene: Scene, person: Person, rng: Random) -> None:
-    """Adds a person's solids to a scene: skin, hair, a shirt, trousers, shoes."""
+def dress(scene: Scene, person: Person, rng: Random, clothes: tuple[mat.Material, mat.Material] | None = None) -> None:
+    """Adds a person's solids to a scene: skin, hair, and clothes: shirt and trousers, or random ones; shoes."""
     b = scene.builder
     person.first = len(b.kinds)
     maps = person.maps(np.zeros(1))
-    skin, shirt, trousers = mat.skin(rng), mat.fabric(rng, plain=0.7), mat.fabric(rng, plain=0.9)
+    skin = mat.skin(rng)
+    shirt, trousers = clothes or (mat.fabric(rng, plain=0.7), mat.fabric(rng, plain=0.9))
     hair = mat.paint(rng, mat.hsv(rng.uniform(0.03, 0.12), rng.uniform(0.2, 0.7), rng.uniform(0.08, 0.5)))
     shoes, sleeve = mat.paint(rng), shirt if rng.random() < 0.6 else skin
     side = [trousers, trousers, shoes, shirt, sleeve, skin]
-    for (kind, shape), forward, row in zip(person.shapes, maps, [skin, hair, skin, shirt, shirt, trousers, *side, *side], strict=True):
+    for (kind, shape), forward, row in zip(
+        person.shapes, maps, [skin, hair, skin, shirt, shirt, trousers, *side, *side], strict=True
+    ):
         b.add_moving(kind, forward[0], shape, row, "person")
     scene.walkers.append(person)
 
@@ -155,7 +164,9 @@ def add_people(rng: Random, scene: Scene, count: int) -> None:
         if rng.random() < 0.7:
             angle = rng.uniform(0, 2 * np.pi, 12)
             reach = np.arange(0.1, 3.5, 0.1)
-            clear = np.minimum.accumulate(plan.at(x + np.cos(angle)[:, None] * reach, y + np.sin(angle)[:, None] * reach), 1)
+            clear = np.minimum.accumulate(
+                plan.at(x + np.cos(angle)[:, None] * reach, y + np.sin(angle)[:, None] * reach), 1
+            )
             steps = (clear > 0.3).sum(1)
             best = int(steps.argmax())
             if steps[best] > 8:

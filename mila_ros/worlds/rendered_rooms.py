@@ -22,7 +22,7 @@ _BEYOND = 4.0
 
 
 @dataclass
-class _Wall:
+class Wall:
     """One wall: its frame stands at the middle of its foot, +y into the room."""
 
     middle: np.ndarray
@@ -45,12 +45,14 @@ class _Wall:
         return None
 
 
-class _Room:
+class Room:
     """A room while it is being furnished."""
 
-    def __init__(self, rng: Random, kind: str) -> None:
+    def __init__(self, rng: Random, kind: str, size: tuple[float, float, float] | None = None) -> None:
         self.rng, self.kind, self.b = rng, kind, Builder()
-        if kind == "corridor":
+        if size is not None:
+            self.size = np.array(size)
+        elif kind == "corridor":
             self.size = np.array([rng.uniform(1.5, 2.4), rng.uniform(6, 12), rng.uniform(2.3, 2.9)])
         elif kind == "bathroom":
             self.size = np.array([rng.uniform(2.2, 3.4), rng.uniform(2.4, 3.8), rng.uniform(2.3, 2.7)])
@@ -58,33 +60,40 @@ class _Room:
             self.size = np.array([rng.uniform(3.0, 6.0), rng.uniform(3.2, 7.2), rng.uniform(2.3, 3.0)])
         x, y, _ = self.size
         self.walls = [
-            _Wall(np.array([0, -y / 2, 0]), 0.0, x),
-            _Wall(np.array([x / 2, 0, 0]), math.pi / 2, y),
-            _Wall(np.array([0, y / 2, 0]), math.pi, x),
-            _Wall(np.array([-x / 2, 0, 0]), -math.pi / 2, y),
+            Wall(np.array([0, -y / 2, 0]), 0.0, x),
+            Wall(np.array([x / 2, 0, 0]), math.pi / 2, y),
+            Wall(np.array([0, y / 2, 0]), math.pi, x),
+            Wall(np.array([-x / 2, 0, 0]), -math.pi / 2, y),
         ]
         self.taken: list[tuple[float, ...]] = []
         self.lights: list[Light] = []
         self.daylight = float(rng.choice([0.0, rng.uniform(0.3, 1.0)], p=[0.35, 0.65]))
+        main = mat.wall(rng)
+        accent, accented = mat.wall(rng), int(rng.integers(0, 12))
+        self.papers = [accent if number == accented else main for number in range(4)]
+        self.ground, self.top = mat.floor(rng), mat.ceiling(rng)
+        self.skirting = mat.paint(rng, mat.hsv(0.1, 0.1, rng.uniform(0.2, 0.95))) if rng.random() < 0.7 else None
 
     # --- the shell -----------------------------------------------------------------------------------------------
 
     def shell(self) -> None:
-        b, rng = self.b, self.rng
+        """Floor, ceiling, and walls around the openings that are there."""
+        b, skirting = self.b, self.skirting
         x, y, h = self.size
         far_x, far_y = x + 2 * _BEYOND, y + 2 * _BEYOND
-        skirting = mat.paint(rng, mat.hsv(0.1, 0.1, rng.uniform(0.2, 0.95))) if rng.random() < 0.7 else None
-        main, accent = mat.wall(rng), mat.wall(rng)
-        accented = int(rng.integers(0, 12))
         b.place((0, 0, 0), 0)
-        b.box((0, 0, -0.1), (far_x, far_y, 0.2), mat.floor(rng), "floor", casts=False)
-        b.box((0, 0, h + 0.1), (far_x, far_y, 0.2), mat.ceiling(rng), "ceiling", casts=False)
-        for sx, sy, px, py in ((0.2, far_y, far_x / 2, 0), (0.2, far_y, -far_x / 2, 0), (far_x, 0.2, 0, far_y / 2), (far_x, 0.2, 0, -far_y / 2)):
-            b.box((px, py, h / 2), (sx, sy, h + 0.3), main, "wall", casts=False)
+        b.box((0, 0, -0.1), (far_x, far_y, 0.2), self.ground, "floor", casts=False)
+        b.box((0, 0, h + 0.1), (far_x, far_y, 0.2), self.top, "ceiling", casts=False)
+        for sx, sy, px, py in (
+            (0.2, far_y, far_x / 2, 0),
+            (0.2, far_y, -far_x / 2, 0),
+            (far_x, 0.2, 0, far_y / 2),
+            (far_x, 0.2, 0, -far_y / 2),
+        ):
+            b.box((px, py, h / 2), (sx, sy, h + 0.3), self.papers[0], "wall", casts=False)
         for number, wall in enumerate(self.walls):
-            self.doors_and_windows(wall, number)
             b.place(wall.middle, wall.yaw)
-            row = accent if number == accented else main
+            row = self.papers[number]
             edge = -wall.length / 2 - _THICK
             for x0, x1, z0, z1 in [*sorted(wall.openings), (wall.length / 2 + _THICK, 0, 0, 0)]:
                 if x0 > edge:
@@ -92,13 +101,15 @@ class _Room:
                     if skirting is not None:
                         b.box(((edge + x0) / 2, 0.006, 0.045), (x0 - edge, 0.012, 0.09), skirting, "wall", casts=False)
                 if x1 > x0:
+                    if skirting is not None and z0 > 0.1:
+                        b.box(((x0 + x1) / 2, 0.006, 0.045), (x1 - x0, 0.012, 0.09), skirting, "wall", casts=False)
                     for low, high in ((0, z0), (z1, h)):
                         if high - low > 0.01:
                             middle = ((x0 + x1) / 2, -_THICK / 2, (low + high) / 2)
                             b.box(middle, (x1 - x0, _THICK, high - low), row, "wall", casts=False)
                 edge = x1
 
-    def doors_and_windows(self, wall: _Wall, number: int) -> None:
+    def doors_and_windows(self, wall: Wall, number: int) -> None:
         rng = self.rng
         doors = number == 0 or rng.random() < (0.7 if self.kind == "corridor" else 0.2)
         if doors:
@@ -114,7 +125,7 @@ class _Room:
             if x is not None:
                 self.window(wall, x, width)
 
-    def door(self, wall: _Wall, x: float, width: float) -> None:
+    def door(self, wall: Wall, x: float, width: float) -> None:
         b, rng, h = self.b, self.rng, self.rng.uniform(1.98, 2.1)
         b.place(wall.middle, wall.yaw)
         wall.openings.append((x - width / 2, x + width / 2, 0.0, h))
@@ -139,7 +150,7 @@ class _Room:
             b.capsule(a, c, 0.011, knob, "door")
         self.keep_free(wall, x, width, 0.9)
 
-    def window(self, wall: _Wall, x: float, width: float) -> None:
+    def window(self, wall: Wall, x: float, width: float) -> None:
         b, rng = self.b, self.rng
         b.place(wall.middle, wall.yaw)
         z0 = rng.uniform(0.7, 1.1)
@@ -150,7 +161,13 @@ class _Room:
         b.box((x, -0.1, (z0 + z1) / 2), (width, 0.02, z1 - z0), view, "window", casts=False)
         panes = max(1, round(width / 0.8))
         for k in range(panes + 1):
-            b.box((x + (k / panes - 0.5) * (width - 0.05), -0.08, (z0 + z1) / 2), (0.05, 0.05, z1 - z0), frame, "window", casts=False)
+            b.box(
+                (x + (k / panes - 0.5) * (width - 0.05), -0.08, (z0 + z1) / 2),
+                (0.05, 0.05, z1 - z0),
+                frame,
+                "window",
+                casts=False,
+            )
         for z in (z0 + 0.025, z1 - 0.025, *([(z0 + z1) / 2] if rng.random() < 0.3 else [])):
             b.box((x, -0.08, z), (width, 0.05, 0.05), frame, "window", casts=False)
         b.box((x, 0.02, z0 - 0.01), (width + 0.1, 0.2, 0.03), frame, "window", casts=False)
@@ -163,7 +180,9 @@ class _Room:
                 ends = sorted((x + side * (width / 2 + 0.2), x + side * (width / 2 + 0.2 - open_ * (width / 2 + 0.2))))
                 fit.folds(b, rng, ends[0], ends[1], 0.1, bottom, z1 + 0.12, cloth, "curtain")
             rod = mat.metal(rng)
-            b.capsule((x - width / 2 - 0.3, 0.1, z1 + 0.13), (x + width / 2 + 0.3, 0.1, z1 + 0.13), 0.013, rod, "curtain")
+            b.capsule(
+                (x - width / 2 - 0.3, 0.1, z1 + 0.13), (x + width / 2 + 0.3, 0.1, z1 + 0.13), 0.013, rod, "curtain"
+            )
         elif dressing < 0.75:
             pale = mat.hsv(0.12, rng.uniform(0, 0.2), rng.uniform(0.7, 0.95))
             slats = mat.material(rng, "slats", [pale, pale * 0.75, pale * 0.35], 0.5, glow=0.5 * self.daylight)
@@ -173,10 +192,15 @@ class _Room:
             tint = mat.hsv(rng.uniform(0.55, 0.62), rng.uniform(0, 0.25), 1.0)
             area = width * (z1 - z0)
             self.lights.append(
-                Light(b.world((x, 0.05, (z0 + z1) / 2)), 0.35 * math.sqrt(area), 3.0 * self.daylight * area * tint, b.world((0, 1, 0)) - b.origin)
+                Light(
+                    b.world((x, 0.05, (z0 + z1) / 2)),
+                    0.22 * math.sqrt(area),
+                    3.0 * self.daylight * area * tint,
+                    b.world((0, 1, 0)) - b.origin,
+                )
             )
 
-    def keep_free(self, wall: _Wall, x: float, width: float, depth: float) -> None:
+    def keep_free(self, wall: Wall, x: float, width: float, depth: float) -> None:
         self.b.place(wall.middle, wall.yaw)
         a, c = self.b.world((x - width / 2, 0, 0)), self.b.world((x + width / 2, depth, 0))
         self.taken.append((min(a[0], c[0]), min(a[1], c[1]), max(a[0], c[0]), max(a[1], c[1]), 0.0, 0.0))
@@ -202,7 +226,7 @@ class _Room:
         piece.build(self.b)
         return True
 
-    def at_wall(self, piece: fur.Piece, tries: int = 16, low: float = 1.0) -> _Wall | None:
+    def at_wall(self, piece: fur.Piece, tries: int = 16, low: float = 1.0) -> Wall | None:
         """Stands a piece with its back to some wall; tall ones not in front of windows and pictures."""
         rng = self.rng
         for _ in range(tries):
@@ -242,7 +266,7 @@ class _Room:
             for _ in range(min(int(n), 9)):
                 fur.small_thing(self.b, rng, (rng.uniform(x0, x1), rng.uniform(y0, y1), z), self.size[2] - z - 0.05)
 
-    def furnish_wall(self, piece: fur.Piece, share: float = 0.5, lamp: float = 0.0) -> _Wall | None:
+    def furnish_wall(self, piece: fur.Piece, share: float = 0.5, lamp: float = 0.0) -> Wall | None:
         wall = self.at_wall(piece)
         if wall is not None:
             self.clutter(piece, share, lamp)
@@ -259,7 +283,7 @@ class _Room:
                     continue
                 chair = fur.chair(np.random.default_rng(state))
                 x = (k - (count - 1) / 2) * piece.width / count
-                y = side * (piece.depth / 2 + rng.uniform(0.1, 0.35))
+                y = side * (piece.depth / 2 + rng.uniform(0.19, 0.4))
                 c, s = math.cos(yaw), math.sin(yaw)
                 at = (centre[0] + c * x - s * y, centre[1] + s * x + c * y)
                 self.put(chair, at, yaw + (math.pi if side > 0 else 0) + rng.normal(0, 0.15), -0.12)
@@ -341,7 +365,9 @@ def build_scene(rng: Random, kind: str | None = None) -> Scene:
         raise ValueError(f"unknown kind of room {kind!r}: one of {', '.join(KINDS)}")
     from mila_ros.worlds.rendered_layouts import furnish
 
-    room = _Room(rng, kind)
+    room = Room(rng, kind)
+    for number, wall in enumerate(room.walls):
+        room.doors_and_windows(wall, number)
     room.shell()
     furnish(room)
     return room.scene()

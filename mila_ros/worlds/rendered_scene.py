@@ -17,11 +17,7 @@ Vector = tuple[float, float, float]
 LABELS = {
     name: number
     for number, name in enumerate(
-        (
-            "wall floor cabinet bed chair sofa table door window bookshelf picture counter blinds desk shelves curtain "
-            "dresser pillow mirror floor_mat clothes ceiling books refrigerator television paper towel shower_curtain "
-            "box whiteboard person night_stand toilet sink lamp bathtub bag otherstructure otherfurniture"
-        ).split()
+        ["wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor_mat", "clothes", "ceiling", "books", "refrigerator", "television", "paper", "towel", "shower_curtain", "box", "whiteboard", "person", "night_stand", "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture"]
     )
 }
 LABELS["otherprop"] = 255
@@ -176,4 +172,3 @@ class Scene:
     def moving(self, times: Array) -> list[tuple[int, list[Array]]]:
         """For each walker the number of its first solid, and the maps (T, 3, 4) of its solids at times (T,)."""
         return [(walker.first, walker.maps(times)) for walker in self.walkers]
-

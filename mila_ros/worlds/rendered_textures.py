@@ -50,7 +50,11 @@ def _cells(rng: Random, rows: int, columns: int, shift: float = 0.0) -> tuple[Ar
     u = _U * columns + row * shift
     tone = rng.random((rows, columns))
     column = np.floor(u).astype(int) % columns
-    return (u % 1).astype(np.float32), (_V * rows % 1).astype(np.float32), tone[row.astype(int), column].astype(np.float32)
+    return (
+        (u % 1).astype(np.float32),
+        (_V * rows % 1).astype(np.float32),
+        tone[row.astype(int), column].astype(np.float32),
+    )
 
 
 def _gap(u: Array, v: Array, width_u: float, width_v: float) -> Array:
