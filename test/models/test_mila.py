@@ -12,6 +12,7 @@ from mila_ros.models.checkpoint import load_model, read_header, save_model
 from mila_ros.models.config import TASKS, ModelConfig
 from mila_ros.models.flops import count_flops
 from mila_ros.models.fuse import fuse_for_inference
+from mila_ros.models.info import main as info
 from mila_ros.models.mila import Mila
 
 
@@ -196,3 +197,14 @@ def test_imagenet_weights_fit_the_backbone() -> None:
     torch.testing.assert_close(model.slow.backbone.net.conv_stem.weight, weights["conv_stem.weight"])
     with pytest.raises(UserError, match="no installable ImageNet weights"):
         imagenet_weights("resnet18")
+
+
+def test_info_tells_cost_and_card(model: Mila, tmp_path, capsys) -> None:
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, card={"data": "a made-up room"})
+    assert info([str(path), "--size", "320x240"]) == 0
+    out = capsys.readouterr().out
+    assert "a made-up room" in out
+    assert "slow on every frame" in out
+    with pytest.raises(UserError, match="expected WIDTHxHEIGHT"):
+        info([str(path), "--size", "big"])

@@ -1,0 +1,50 @@
+"""`mila info MODEL`: what a checkpoint is made of, what it costs, and what its card says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from mila_ros.errors import UserError
+from mila_ros.models.checkpoint import builtin_models, load_model, read_header, resolve
+from mila_ros.models.flops import count_flops
+
+
+def main(argv: list[str]) -> int:
+    """Entry of `mila info`."""
+    parser = argparse.ArgumentParser(prog="mila info", description=__doc__)
+    parser.add_argument("model", nargs="?", default="indoor", help="a shipped model's name or a checkpoint file")
+    parser.add_argument("--size", default="640x480", metavar="WxH", help="picture to count FLOPs for (640x480)")
+    options = parser.parse_args(argv)
+    try:
+        width, height = (int(side) for side in options.size.lower().split("x"))
+    except ValueError as error:
+        raise UserError(f'--size "{options.size}": expected WIDTHxHEIGHT, for example 640x480') from error
+    if min(width, height) < 32:
+        raise UserError(f"--size {options.size}: each side needs at least 32 pixels")
+    path = resolve(options.model)
+    config, card = read_header(path)
+    model = load_model(path)
+    flops = count_flops(model, height, width)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {sum(parts.values()) / 1e6:.2f} M parameters")
+    print(f"shipped models: {', '.join(builtin_models()) or 'none'}")
+    print(f"tasks: {', '.join(config.tasks)}; {len(config.classes)} classes")
+    seen = model.working_size(height, width)
+    print(f"pictures of {width}x{height} are seen at {seen[1]}x{seen[0]}")
+    print("\nGFLOPs a picture (2 per multiply-add)")
+    for name, value in (
+        ("slow network and keyframe", flops.slow),
+        ("slow heads", flops.heads_slow),
+        ("fast network", flops.fast),
+        ("attention to the keyframe", flops.propagate),
+        ("fast heads", flops.heads),
+    ):
+        print(f"  {name:<26}{value / 1e9:8.3f}")
+    print(f"  {'slow on every frame':<26}{flops.slow_frame / 1e9:8.3f}")
+    for interval in (2, 5, 10):
+        mean, saved = flops.amortised(interval) / 1e9, flops.saved(interval)
+        print(f"  {f'a keyframe in {interval} frames':<26}{mean:8.3f}   {saved:.0%} saved")
+    print("\nparameters, millions: " + ", ".join(f"{name} {count / 1e6:.2f}" for name, count in parts.items()))
+    print("\ncard\n" + json.dumps(card, indent=2))
+    return 0
