@@ -118,16 +118,16 @@ def pack(scenes: Sequence[Scene], times: npt.NDArray[np.float64]) -> dict[str, o
         for k, (slot, maps) in enumerate(rows):
             movers[i, k], moving[i, :, k] = slot, maps
     ambient = np.stack([s.ambient for s in scenes]).astype(np.float32)
-    return dict(
-        forward=forward,
-        moving=moving,
-        movers=movers,
-        numbers=numbers,
-        labels=labels,
-        spans=spans,
-        lights=lights,
-        ambient=ambient,
-    )
+    return {
+        "forward": forward,
+        "moving": moving,
+        "movers": movers,
+        "numbers": numbers,
+        "labels": labels,
+        "spans": spans,
+        "lights": lights,
+        "ambient": ambient,
+    }
 
 
 class RenderedWorld:
@@ -246,13 +246,7 @@ class RenderedWorld:
             solids = self._solids(on, clips.spans, scene, t)
             pose, intrinsics = on["pose"][scene, t], on["intrinsics"][scene]
             hits, missed = self._see(solids, pose, intrinsics, h, w)
-            lights = _lights(on, scene)
-            numbers = on["numbers"][scene][..., 3:]
-            if self.supersample == 1:
-                visible = visibility(solids, lights, hits, self.shadows)
-                light = shade(solids, numbers, lights, self.atlas, hits, visible)
-            else:
-                light = self._supersampled(solids, numbers, lights, pose, intrinsics)
+            light = self._light(solids, on["numbers"][scene][..., 3:], _lights(on, scene), pose, intrinsics, hits)
             radiance.append(light[..., :h, :w])
             depth.append(torch.where(missed, torch.nan, hits.depth)[:, :h, :w])
             label = on["labels"][scene].gather(1, hits.index.flatten(1)).view_as(hits.index)
@@ -290,21 +284,27 @@ class RenderedWorld:
         )
         return result, gain
 
-    def _supersampled(
-        self, solids: Solids, numbers: Tensor, lights: Lights, pose: Tensor, intrinsics: Tensor
+    def _light(
+        self, solids: Solids, materials: Tensor, lights: Lights, pose: Tensor, intrinsics: Tensor, hits: Hits
     ) -> Tensor:
-        """Radiance with several rays a pixel for surfaces and colours, and one for 2 x 2 pixels for soft shadows."""
-        n, tall, wide = self.supersample, -(-self.height // (2 * TILE)), -(-self.width // (2 * TILE))
+        """Radiance (F, 3, ...) of the pixels of hits."""
+        n, (tall, wide) = self.supersample, hits.index.shape[1:]
+        if n == 1:
+            return shade(solids, materials, lights, self.atlas, hits, visibility(solids, lights, hits, self.shadows))
 
-        def see(scale: float) -> Hits:
-            scaled = intrinsics * scale
-            scaled[:, 2:] += (scale - 1) / 2
-            return self._see(solids, pose, scaled, round(2 * TILE * tall * scale), round(2 * TILE * wide * scale))[0]
+        def scaled(k: float) -> Tensor:
+            result = intrinsics * k
+            result[:, 2:] += (k - 1) / 2
+            return result
 
-        coarse, fine = see(0.5), see(n)
-        visible = refined(visibility(solids, lights, coarse, self.shadows), coarse, fine)
-        light = shade(solids, numbers, lights, self.atlas, fine, visible)
-        return torch.nn.functional.avg_pool2d(light.clamp(max=_DAZZLE * light.mean()), n)
+        # Soft shadows need fewer rays than there are pixels, edges more; colours inside of edges are interpolated.
+        coarse = self._see(solids, pose, scaled(0.5), tall // 2, wide // 2)[0]
+        shaded = visibility(solids, lights, coarse, self.shadows)[..., : tall // 2, : wide // 2]
+        visible = refined(shaded, _seen(coarse)[..., : tall // 2, : wide // 2], _seen(hits))
+        light = shade(solids, materials, lights, self.atlas, hits, visible)
+        fine = cast_camera(solids, pose, scaled(n), tall * n, wide * n)[1]
+        light = refined(light.clamp(max=_DAZZLE * light.mean()), _seen(hits)[:, :1], fine.unsqueeze(1).to(light.dtype))
+        return torch.nn.functional.avg_pool2d(light, n)
 
     def _solids(self, on: dict[str, Tensor], spans: dict[int, slice], scene: Tensor, t: Tensor) -> Solids:
         forward = on["forward"][scene]
@@ -341,6 +341,11 @@ class RenderedWorld:
 
 _DAZZLE = 40.0
 """Radiance, in multiples of the mean, above which a ray counts no more in a pixel of several: keeps edges smooth."""
+
+
+def _seen(hits: Hits) -> Tensor:
+    """What tells surfaces apart, (F, 4, H, W): the primitive and the normal."""
+    return torch.cat((hits.index.unsqueeze(-1).to(hits.normal.dtype), hits.normal), -1).permute(0, 3, 1, 2)
 
 
 def _rays(intrinsics: Tensor, h: int, w: int) -> Tensor:

@@ -41,18 +41,18 @@ def kitchen(rng: Random, length: float) -> Piece:
         for k in range(n):
             x = centre + (k + 0.5) * pitch - run / 2
             if k == hood:
-                b.box((x, 0.0, 0.1 + (h - 0.14) / 2), (pitch - 0.01, d - 0.02, h - 0.15), white, "otherfurniture")
+                b.box((x, 0.0, 0.1 + (h - 0.14) / 2), (pitch - 0.01, d - 0.02, h - 0.15), white, "other_furniture")
                 b.box(
                     (x, d / 2 - 0.005, 0.4),
                     (pitch - 0.1, 0.012, 0.35),
                     mat.paint(rng, mat.hsv(0, 0, 0.1), 0.2),
-                    "otherfurniture",
+                    "other_furniture",
                 )
                 b.box(
                     (x, 0, h + 0.003),
                     (pitch - 0.03, d - 0.1, 0.008),
                     mat.paint(rng, mat.hsv(0, 0, 0.1), 0.2),
-                    "otherfurniture",
+                    "other_furniture",
                 )
             else:
                 b.box((x, d / 2 - 0.035, 0.32), (pitch - 0.012, 0.02, 0.42), leaf, "cabinet")

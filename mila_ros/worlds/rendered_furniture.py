@@ -304,7 +304,7 @@ def television(rng: Random) -> Piece:
     tw = rng.uniform(0.7, min(1.3, w))
     th, on = tw * 0.57, rng.random() < 0.4
     dark = mat.paint(rng, mat.hsv(0, 0, rng.uniform(0.06, 0.2)), gloss=0.15)
-    label = "otherfurniture" if rng.random() < 0.4 else "cabinet"
+    label = "other_furniture" if rng.random() < 0.4 else "cabinet"
 
     def build(b: Builder) -> None:
         for z in (0.06, h - 0.015):

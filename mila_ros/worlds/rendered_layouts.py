@@ -231,7 +231,7 @@ def _fill(room: Room) -> None:
         elif kind < 0.54:
             room.furnish_wall(fur.drawers(rng), 0.8, 0.3)
         elif kind < 0.66:
-            room.furnish_wall(fur.table(rng, label=str(rng.choice(["table", "desk", "otherfurniture"]))), 1.0, 0.2)
+            room.furnish_wall(fur.table(rng, label=str(rng.choice(["table", "desk", "other_furniture"]))), 1.0, 0.2)
         elif kind < 0.76:
             room.furnish_wall(fur.sofa(rng, 1))
         elif kind < 0.88:

@@ -168,10 +168,19 @@ def _coordinates(solids: Solids, hits: Hits, index: Tensor, row: Tensor, size: T
     return u, v, level
 
 
-def refined(visible: Tensor, coarse: Hits, fine: Hits) -> Tensor:
-    """Visibility (F, C, H, W) of coarse hits for fine hits (F, nH, nW): interpolated between pixels of one surface."""
-    n = fine.index.shape[1] // coarse.index.shape[1]
-    device = visible.device
+def refined(values: Tensor, coarse: Tensor, fine: Tensor) -> Tensor:
+    """Values of coarse pixels for finer ones: interpolated, but only between pixels that see the same.
+
+    Args:
+        values: (F, C, H, W).
+        coarse: (F, K, H, W), what the coarse pixels see: the primitive, then perhaps the normal.
+        fine: (F, K, nH, nW), the same of the fine pixels.
+
+    Returns:
+        (F, C, nH, nW).
+    """
+    kinds, n = coarse.shape[1], fine.shape[2] // coarse.shape[2]
+    device = values.device
 
     def lean(count: int) -> tuple[Tensor, Tensor, Tensor]:
         """For each fine row or column: its coarse one, the next that it leans to, and how far."""
@@ -179,19 +188,20 @@ def refined(visible: Tensor, coarse: Hits, fine: Hits) -> Tensor:
         offset = (at % n + 0.5) / n - 0.5
         return at // n + 1, at // n + 1 + offset.sign().to(torch.int64), offset.abs()
 
-    (row, next_row, down), (column, next_column, aside) = (lean(k) for k in coarse.index.shape[1:])
-    table = torch.cat((coarse.normal, coarse.index.unsqueeze(-1).to(visible.dtype)), -1).permute(0, 3, 1, 2)
-    table = torch.nn.functional.pad(torch.cat((table, visible), 1), (1, 1, 1, 1), mode="replicate")
-    normal, index = fine.normal.permute(0, 3, 1, 2), fine.index.unsqueeze(1).to(visible.dtype)
-    total, weight = 0.0, 0.0
+    (row, next_row, down), (column, next_column, aside) = (lean(k) for k in coarse.shape[2:])
+    table = torch.nn.functional.pad(torch.cat((coarse, values), 1), (1, 1, 1, 1), mode="replicate")
+    total = torch.zeros(len(values), values.shape[1], *fine.shape[2:], device=device)
+    weight = torch.zeros(len(values), 1, *fine.shape[2:], device=device)
     for rows, across in ((row, 1 - down), (next_row, down)):
         for columns, along in ((column, 1 - aside), (next_column, aside)):
             there = table[:, :, rows][..., columns]
-            same = ((there[:, :3] * normal).sum(1, keepdim=True) > 0.8) & (there[:, 3:4] == index)
+            same = there[:, :1] == fine[:, :1]
+            if kinds > 1:
+                same = same & ((there[:, 1:4] * fine[:, 1:4]).sum(1, keepdim=True) > 0.8)
             # Where no neighbour sees the same surface, the nearest ones have to do.
             share = across[:, None] * along * torch.where(same, 1.0, 1e-4)
-            total, weight = total + share * there[:, 4:], weight + share
-    return torch.as_tensor(total / weight)
+            total, weight = total + share * there[:, kinds:], weight + share
+    return total / weight
 
 
 def shade(solids: Solids, materials: Tensor, lights: Lights, atlas: Atlas, hits: Hits, visible: Tensor) -> Tensor:

@@ -8,18 +8,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.rendered_casting import BALL, BOX, CAPSULE, COLUMN
 from mila_ros.worlds.rendered_materials import Material
 
 Array = npt.NDArray[np.float64]
 Vector = tuple[float, float, float]
 
-LABELS = {
-    name: number
-    for number, name in enumerate(
-        ["wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor_mat", "clothes", "ceiling", "books", "refrigerator", "television", "paper", "towel", "shower_curtain", "box", "whiteboard", "person", "night_stand", "toilet", "sink", "lamp", "bathtub", "bag", "otherstructure", "otherfurniture"]
-    )
-}
+LABELS = {name.replace(" ", "_"): number for number, name in enumerate(load_labels("nyu40").classes)}
 LABELS["otherprop"] = 255
 """NYU-40 ids, zero-based; small things without a class of their own are ignored, as in NYUv2."""
 

@@ -36,7 +36,7 @@ class Sensor:
         rows = []
         for rng in rngs:
             if clean:
-                rows.append([0.16, 1.0, 1.0, 1.0, 0.1, 0.3, 2e-6, 0.0003, 1.1, 1.05])
+                rows.append([0.16, 1.0, 1.0, 1.0, 0.1, 0.1, 2e-6, 0.0003, 1.1, 1.05])
                 continue
             warm, green = rng.normal(0, 0.12), rng.normal(0, 0.04)
             rows.append(
