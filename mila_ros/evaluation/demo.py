@@ -1,0 +1,301 @@
+"""`mila demo`: plays a clip through the node over DDS and leaves a report, a summary and a recording."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mila_ros.errors import UserError
+from mila_ros.evaluation import machine, pictures, report, summary
+from mila_ros.evaluation.foxglove import OutputBag
+from mila_ros.evaluation.inputs import DEFAULT_FOV, DemoInput, bag_input, camera_input, default_clip, video_input
+from mila_ros.evaluation.moments import Moment, moments, recorded_answers
+from mila_ros.evaluation.processes import orderly_end
+from mila_ros.evaluation.scoring import Judge
+from mila_ros.evaluation.session import CAMERA, NODE, Session, run_session
+from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_budgets
+from mila_ros.models.checkpoint import read_header, resolve
+from mila_ros.models.config import ModelConfig
+from mila_ros.worlds.bag_storage import open_storage
+from mila_ros.worlds.bags import Bag
+
+MODEL = "indoor"
+CAMERA_SECONDS = 10.0
+# Frames whose pictures are stored and judged; more cost minutes and tell no more.
+STORED_FRAMES = 100
+STRIP_COLUMNS = 8
+# What a former run may have left; nothing else in the folder is touched.
+_OURS = ("report.html", "summary.json", "recording", "outputs", "logs")
+
+
+@dataclass
+class _Judged:
+    """What one pass over the recording gives."""
+
+    metrics: dict[str, dict[str, Any]]
+    frames: dict[str, int]
+    chosen: list[Moment]
+    strange_labels: set[int]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Play, measure, report.
+
+    Raises:
+        UserError: nothing was started, because the input or the model cannot be used; one of the programs failed;
+            or the recording is cut off (then the report on what could be read is there).
+    """
+    options = _parser().parse_args(argv)
+    model = resolve(options.model)
+    config, _ = read_header(model)
+    given = _given(options)
+    if options.seconds is not None and not 0 < options.seconds <= 3600:
+        raise UserError(f"--seconds {options.seconds:g}: between 0 and 3600")
+    seconds = options.seconds or (CAMERA_SECONDS if given.kind == "camera" else None)
+    out = options.out
+    _prepare(out)
+    with orderly_end():
+        session = run_session(
+            given,
+            str(model),
+            config.tasks,
+            out,
+            seconds=seconds,
+            every=_every(given, seconds),
+            parameters=options.param,
+            domain=options.domain,
+            say=lambda text: print(text, flush=True),
+        )
+        print("judging and writing the report", flush=True)
+        found = _report(given, session, config, model, out, options.param)
+    print("\n".join(summary.sentences(found)))
+    print(f"report     {out / 'report.html'}")
+    print(f"recording  {out / 'outputs'} (opens in Foxglove)", flush=True)
+    if session.played["truncated"]:
+        raise UserError(f"{session.played['truncated']} The report covers what could be read")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mila demo", description=__doc__)
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--bag", type=Path, metavar="PATH", help="rosbag2 folder, .mcap, .db3 (default: bundled clip)")
+    source.add_argument("--video", type=Path, metavar="FILE", help="a video file")
+    source.add_argument("--camera", metavar="N", help="a webcam: 0 for /dev/video0, or a device's path")
+    add("--model", default=MODEL, help=f"name of a shipped model or a checkpoint file (default {MODEL})")
+    add("--out", type=Path, default=Path("out/demo"), metavar="DIR", help="folder for the results (default out/demo)")
+    add("--seconds", type=float, metavar="S", help=f"stop after about S seconds (webcam: {CAMERA_SECONDS:g})")
+    add(
+        "--fov",
+        type=float,
+        metavar="DEG",
+        help=f"horizontal field of view where the input has no calibration (default {DEFAULT_FOV:g})",
+    )
+    add("-p", "--param", action="append", default=[], metavar="NAME:=VALUE", help="a parameter of the node")
+    add("--domain", type=int, metavar="ID", help="ROS_DOMAIN_ID of the run (default: a random one)")
+    return parser
+
+
+def _given(options: argparse.Namespace) -> DemoInput:
+    if options.video is not None:
+        return video_input(options.video, options.fov)
+    if options.camera is not None:
+        return camera_input(options.camera, options.seconds or CAMERA_SECONDS, options.fov)
+    return bag_input(options.bag if options.bag is not None else default_clip(), options.fov)
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder, without what a former run has left in it."""
+    try:
+        for name in _OURS:
+            path = out / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be used for the results: {error.strerror}") from error
+
+
+def _every(given: DemoInput, seconds: float | None) -> int:
+    """Which n-th frame to store."""
+    expected = given.frames or 300
+    if seconds is not None:
+        expected = min(expected, round(30 * seconds))
+    return max(1, math.ceil(expected / STORED_FRAMES))
+
+
+def _report(
+    given: DemoInput, session: Session, config: ModelConfig, model: Path, out: Path, parameters: Sequence[str]
+) -> dict[str, Any]:
+    """Write report, summary and recording; returns the summary."""
+    if not session.published:
+        raise UserError(f"no picture of {given.image_topic} was played; see {out / 'logs/play.log'}")
+    frames = join(session.published, session.arrivals, CAMERA)
+    storage = open_storage(session.recording)
+    try:
+        budgets = read_budgets(storage, NODE, CAMERA)
+    finally:
+        storage.close()
+    judged = _judge(given, session, config, out)
+    facts = {
+        "source": given.source,
+        "model": model.stem,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "machine": machine.hardware(),
+        "versions": machine.versions(),
+    }
+    found = summary.build(frames, budgets, session.usage, judged.metrics, judged.frames, facts)
+    if budgets:
+        found |= {"device": budgets[-1].device, "precision": budgets[-1].precision, "mode": budgets[-1].mode}
+    evidence = report.Evidence(
+        title=f"{_title(given)}, through model {model.stem}, {time.strftime('%d %B %Y, %H:%M')}",
+        summary=found,
+        frames=frames,
+        budgets=budgets,
+        usage=session.usage,
+        moments=judged.chosen,
+        classes=config.classes,
+        palette=config.palette,
+        cores=machine.cores(),
+        settings=_settings(given, session, budgets, frames, judged, parameters),
+        machine=facts["machine"] | _load(session),
+        versions=facts["versions"],
+        notes=_notes(given, session, frames, found, judged),
+    )
+    (out / "report.html").write_text(report.render(evidence), encoding="utf-8")
+    (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(session.recording.parent)
+    return found
+
+
+def _judge(given: DemoInput, session: Session, config: ModelConfig, out: Path) -> _Judged:
+    """One pass over the recording: metrics, pictures for the strip, and the recording that stays."""
+    judge = Judge(config.tasks, config.classes)
+    table = pictures.class_colours(config.palette, len(config.classes))
+    chosen: list[Moment] = []
+    stamps: set[int] = set()
+    stored = math.ceil(len(session.published) / session.stored_every)
+    step = max(1, stored // STRIP_COLUMNS)
+    farthest: float | None = None
+    with ExitStack() as stack:
+        storage = open_storage(session.recording)
+        stack.callback(storage.close)
+        bag = stack.enter_context(Bag(given.path, fov_deg=given.fov_deg)) if given.path else None
+        kept = stack.enter_context(OutputBag(out / "outputs", NODE, CAMERA, given.image_topic, table))
+        answers = recorded_answers(storage, NODE, CAMERA, config.tasks, given.image_topic)
+        first = session.published[0]["stamp_ns"]
+        for index, (answer, moment) in enumerate(moments(storage, answers, bag, first)):
+            judge.add(moment)
+            stamps.add(moment.stamp_ns)
+            if farthest is None:
+                farthest = pictures.depth_range([m for task, m in moment.answers.items() if task == "depth"])
+            kept.add(answer, moment, farthest)
+            if index % step == step // 2 and len(chosen) < STRIP_COLUMNS:
+                chosen.append(moment)
+        kept.copy_rest(storage, stamps)
+    return _Judged(judge.compute(), judge.frames, chosen, judge.strange_labels)
+
+
+def _title(given: DemoInput) -> str:
+    if given.kind == "camera":
+        return f"Webcam {given.source.partition(':')[2]}"
+    name = Path(given.source).name
+    return f"Video {name}" if given.kind == "video" else f"Recording {name}"
+
+
+def _settings(
+    given: DemoInput,
+    session: Session,
+    budgets: Sequence[BudgetSample],
+    frames: Sequence[FrameTime],
+    judged: _Judged,
+    parameters: Sequence[str],
+) -> dict[str, str]:
+    seconds = (frames[-1].published_ns - frames[0].published_ns) * 1e-9
+    rate = (len(frames) - 1) / seconds if seconds > 0 else math.nan
+    found = {"source": given.source, "topic": given.image_topic, "played": f"{len(frames)} frames at {rate:.1f} Hz"}
+    if judged.chosen:
+        moment = judged.chosen[0]
+        size = next(iter(moment.answers.values())).shape
+        found["frame"] = f"{moment.rgb.shape[1]}x{moment.rgb.shape[0]} pixels"
+        found["outputs"] = f"{size[1]}x{size[0]} pixels"
+    if given.fov_deg is not None:
+        found["field of view"] = f"{given.fov_deg:g}° assumed (no calibration)"
+    if budgets:
+        last = budgets[-1]
+        found |= {
+            "device": f"{last.device}, {last.precision}",
+            "mode": last.mode,
+            "keyframe period": f"{last.keyframe_period:g} s wanted",
+            "keyframes": str(last.counts.get("keyframes", 0)),
+        }
+    if parameters:
+        found["parameters"] = ", ".join(parameters)
+    return found
+
+
+def _load(session: Session) -> dict[str, str]:
+    if session.load_before is None:
+        return {}
+    return {"load before the start": f"{session.load_before:.1f} (programs that wanted to run, mean of a minute)"}
+
+
+def _notes(
+    given: DemoInput, session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: _Judged
+) -> list[str]:
+    """What a reader must know about the numbers."""
+    notes = list(session.notes)
+    notes.append(
+        "Latency runs from just before the picture is handed to DDS until the last of its outputs has arrived in "
+        "another process, by one clock; player, node and recorder share the machine."
+    )
+    if session.load_before is not None and session.load_before > 0.5 * machine.cores():
+        notes.append(
+            f"The machine was busy before the demo started (load {session.load_before:.1f} on {machine.cores()} "
+            "cores): times are worse than it can do."
+        )
+    if session.stored_every > 1:
+        notes.append(
+            f"Pictures of every {_ordinal(session.stored_every)} frame were stored and judged; times are of all."
+        )
+    if "normals" in found and "normals" not in given.truth:
+        notes.append(
+            "The recording has no normals; the true ones are planes fitted to its depth over 21 x 21 pixels, left out "
+            "at edges. They are noisy themselves."
+        )
+    if "depth" in found:
+        notes.append("Depth is judged where the recording has a reading between 0.1 and 80 m.")
+    if "segmentation" in found:
+        notes.append("The recording's labels are taken to be ids of the model's own classes.")
+    if judged.strange_labels:
+        notes.append(
+            f"Segmentation is not judged: the recording has labels that the model has no class for "
+            f"({', '.join(map(str, sorted(judged.strange_labels)[:10]))})."
+        )
+    if not any(task in found for task in report.TASKS):
+        notes.append("There is no ground truth to judge against.")
+    stamps = {frame.stamp_ns for frame in frames}
+    if len(stamps) < len(frames):
+        notes.append(
+            f"{len(frames) - len(stamps)} pictures share their stamp with another: their latency is not certain."
+        )
+    if found["frames"]["lost"]:
+        notes.append(f"{found['frames']['lost']} frames were published but never reached the node.")
+    if session.arrivals["lost_messages"]:
+        notes.append(f"{session.arrivals['lost_messages']} messages were not stored: the disk was too slow.")
+    return notes
+
+
+def _ordinal(number: int) -> str:
+    return {2: "second", 3: "third"}.get(number, f"{number}th")

@@ -1,0 +1,259 @@
+"""The report's plots, as SVG that stands inside the page and needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window, whatever the desktop
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mila_ros.evaluation.session import Usage
+from mila_ros.evaluation.timeline import FRAME_STAGES, BudgetSample, FrameTime, Latency, answered_in
+
+INK, MUTED, GRID = "#1f2933", "#667585", "#e4e8ec"
+ACCENT, SECOND, WARM = "#2563a8", "#0f8b7a", "#d1495b"
+STAGE_COLOURS = {
+    "transport and waiting": "#c5ced8",
+    "decode": "#f2c14e",
+    "upload": "#e98a4c",
+    "fast": "#2563a8",
+    "ila": "#6f9fd8",
+    "heads": "#0f8b7a",
+    "download": "#9cc9a3",
+    "publish": "#b07aa1",
+    "slow": "#d1495b",
+}
+STAGE_NAMES = {
+    "fast": "fast network",
+    "ila": "inter-frame attention",
+    "slow": "slow network",
+    "transport and waiting": "transport, waiting",
+}
+_STYLE = {
+    "font.size": 9.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "svg.fonttype": "path",
+}
+
+
+def _figure(width: float = 5.6, height: float = 2.9) -> tuple[Figure, Axes]:
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+    return figure, axes
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element; `name` keeps its ids apart from those of others on the page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # Inside HTML neither namespaces nor metadata are needed; without them the page names no other place at all.
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", text)
+    return re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1
+    )
+
+
+def latency_histogram(frames: Sequence[FrameTime], latency: Latency) -> str:
+    """How many frames took how long."""
+    values = [f.latency_ms for f in frames if f.latency_ms is not None]
+    figure, axes = _figure()
+    # The longest few would squeeze all others into one bar; they are counted at the edge.
+    top = max(np.percentile(values, 99.5) * 1.05, (latency.p99 or 0) * 1.05) if values else 1
+    axes.hist(np.clip(values, 0, top), bins=40, range=(0, top), color=ACCENT, rwidth=0.9)
+    for share, value, colour in (("p50", latency.p50, INK), ("p95", latency.p95, MUTED), ("p99", latency.p99, WARM)):
+        if value is not None:
+            axes.axvline(value, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), label=f"{share} {value:.0f} ms")
+    axes.legend()
+    axes.set(title="Latency, publication to last output", xlabel="ms", ylabel="frames", xlim=(0, top))
+    axes.grid(axis="x", visible=False)
+    return _svg(figure, "histogram")
+
+
+def latency_over_time(frames: Sequence[FrameTime], keyframes: Sequence[float], width: float = 11.6) -> str:
+    """Latency of each frame; ticks below: keyframes (seconds since the first frame); crosses: not answered."""
+    start = frames[0].published_ns
+    answered = [((f.published_ns - start) * 1e-9, f.latency_ms) for f in frames if f.latency_ms is not None]
+    missing = [(f.published_ns - start) * 1e-9 for f in frames if f.latency_ms is None]
+    figure, axes = _figure(width)
+    if answered:
+        times, values = zip(*answered)
+        axes.plot(times, values, color=ACCENT, linewidth=0.9, alpha=0.5)
+        axes.scatter(times, values, s=7, color=ACCENT, label="frame", zorder=3)
+    if missing:
+        axes.scatter(
+            missing, [0] * len(missing), s=22, marker="x", color=WARM, label="not answered", zorder=4, clip_on=False
+        )
+    _keyframe_ticks(axes, keyframes)
+    axes.set_ylim(bottom=0)
+    axes.set(title="Latency over time", xlabel="s since the first frame", ylabel="ms")
+    axes.margins(x=0.01)
+    axes.legend(loc="upper right", ncols=3)
+    return _svg(figure, "latency")
+
+
+def _keyframe_ticks(axes: Axes, keyframes: Sequence[float]) -> None:
+    for index, moment in enumerate(keyframes):
+        axes.axvline(
+            moment, ymax=0.045, color=SECOND, linewidth=2, label="picture taken as keyframe" if not index else None
+        )
+
+
+def where_time_went(stages: dict[str, float], mean_latency: float | None) -> str:
+    """One bar: the mean latency of a frame, by what it was spent on; beside it the slow network's share."""
+    figure, axes = _figure(11.6, 1.9)
+    parts = {name: stages[name] for name in FRAME_STAGES if stages.get(name)}
+    beside = stages.get("slow", 0.0)
+    if mean_latency is not None:
+        rest = mean_latency - sum(parts.values())
+        parts = {"transport and waiting": max(0.0, rest), **parts}
+    _stacked_bar(axes, 1, parts)
+    if beside:
+        _stacked_bar(axes, 0, {"slow": beside})
+    total = sum(parts.values())
+    axes.text(total * 1.01, 1, f"{total:.1f} ms", va="center", color=INK, fontweight="bold")
+    axes.set_yticks(
+        [1, 0] if beside else [1], ["a frame's way", "keyframes, per frame"] if beside else ["a frame's way"]
+    )
+    axes.set_ylim(-0.5 if beside else 0.4, 1.6)
+    axes.set_xlim(0, max(total, beside) * 1.12)
+    axes.set(title="Where each millisecond went (mean)", xlabel="ms")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=9, handlelength=1, columnspacing=1.2)
+    return _svg(figure, "where")
+
+
+def _stacked_bar(axes: Axes, height: float, parts: dict[str, float]) -> None:
+    left = 0.0
+    total = sum(parts.values())
+    for name, value in parts.items():
+        axes.barh(height, value, left=left, height=0.62, color=STAGE_COLOURS[name], label=STAGE_NAMES.get(name, name))
+        if value > 0.06 * total:
+            dark = name in ("fast", "heads", "slow", "publish")
+            axes.text(
+                left + value / 2, height, f"{value:.1f}", ha="center", va="center", color="white" if dark else INK
+            )
+        left += value
+
+
+def stages_over_time(samples: Sequence[BudgetSample], start_ns: int) -> str:
+    """Per second: milliseconds of each stage for one answered frame, the slow network's on top."""
+    figure, axes = _figure()
+    answered = answered_in(samples)
+    used = [(sample, frames) for sample, frames in zip(samples, answered) if frames]
+    times = [(sample.stamp_ns - start_ns) * 1e-9 for sample, _ in used]
+    base = np.zeros(len(used))
+    for name in (*FRAME_STAGES, "slow"):
+        runs = [sample.stages.get(name, (0, math.nan)) for sample, _ in used]
+        values = np.array([count * mean / frames if count else 0.0 for (count, mean), (_, frames) in zip(runs, used)])
+        if values.any():
+            hatch = "///" if name == "slow" else None
+            axes.bar(
+                times,
+                values,
+                0.8,
+                base,
+                color=STAGE_COLOURS[name],
+                label=STAGE_NAMES.get(name, name),
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0.3,
+            )
+            base += values
+    axes.set(title="Work for one answered frame, each second", xlabel="s since the first frame", ylabel="ms")
+    axes.grid(axis="x", visible=False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right center", fontsize=8)
+    return _svg(figure, "stages")
+
+
+def budget_over_time(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
+    """Arithmetic of a frame against the slow network on every frame; None where the node has not counted it."""
+    known = [s for s in samples if math.isfinite(s.gflops_per_frame) and s.flops_saved < 1]
+    if not known:
+        return None
+    figure, axes = _figure()
+    times = [(s.stamp_ns - start_ns) * 1e-9 for s in known]
+    reference = float(np.median([s.gflops_per_frame / (1 - s.flops_saved) for s in known]))
+    axes.axhline(reference, color=WARM, linewidth=1.6, label=f"slow network on every frame: {reference:.1f}")
+    axes.fill_between(times, [s.gflops_per_frame for s in known], color=SECOND, alpha=0.25, step=None)
+    axes.plot(times, [s.gflops_per_frame for s in known], color=SECOND, marker="o", markersize=3.5, label="spent")
+    axes.set_ylim(0, reference * 1.18)
+    axes.set(title="Arithmetic of a frame", xlabel="s since the first frame", ylabel="GFLOPs")
+    axes.legend(loc="center right")
+    return _svg(figure, "budget")
+
+
+def keyframe_age(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
+    """Age of the keyframe that answers, whenever the node reported; None where there was never one."""
+    known = [s for s in samples if math.isfinite(s.keyframe_age)]
+    if not known:
+        return None
+    figure, axes = _figure()
+    times = [(s.stamp_ns - start_ns) * 1e-9 for s in known]
+    axes.scatter(times, [s.keyframe_age for s in known], s=26, color=SECOND, label="age at the report", zorder=3)
+    axes.vlines(times, 0, [s.keyframe_age for s in known], color=SECOND, linewidth=1.2, alpha=0.5)
+    interval = [s.keyframe_interval for s in known]
+    if np.isfinite(interval).any():
+        axes.plot(times, interval, color=INK, linewidth=1.3, label="between finished keyframes (mean of the second)")
+    axes.axhline(known[-1].keyframe_period, color=MUTED, linewidth=1.2, linestyle=(0, (4, 2)), label="wanted period")
+    axes.set_ylim(
+        0, max(max(s.keyframe_age for s in known), known[-1].keyframe_period, np.nanmax([0.0, *interval])) * 1.6
+    )
+    axes.set(title="Age of the keyframe", xlabel="s since the first frame", ylabel="s")
+    axes.legend(loc="upper right")
+    return _svg(figure, "keyframes")
+
+
+def usage_over_time(usage: Sequence[Usage], start_ns: int, cores: int) -> str | None:
+    """Memory and CPU of the node's process, from its start on."""
+    if len(usage) < 2:
+        return None
+    figure, axes = _figure()
+    times = [(u.monotonic_ns - start_ns) * 1e-9 for u in usage]
+    axes.plot(times, [u.rss_mb for u in usage], color=ACCENT, linewidth=1.6, label="resident memory")
+    axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
+    axes.annotate("first frame", (0, 0), xytext=(4, 4), textcoords="offset points", color=MUTED, fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.set(title="Memory and CPU of the node", xlabel="s since the first frame", ylabel="MiB")
+    right: Any = axes.twinx()
+    right.plot(times, [u.cpu_percent for u in usage], color=WARM, linewidth=0.9, alpha=0.75, label="CPU")
+    right.set_ylim(0, cores * 100 * 1.05)
+    right.set_ylabel(f"CPU % of {cores} x 100")
+    right.grid(visible=False)
+    handles = axes.get_legend_handles_labels(), right.get_legend_handles_labels()
+    axes.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="lower right")
+    return _svg(figure, "usage")
+
+
+def styled() -> Any:
+    """Context in which all plots are to be drawn."""
+    return matplotlib.rc_context(_STYLE)
