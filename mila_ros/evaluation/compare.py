@@ -22,13 +22,14 @@ from mila_ros.errors import UserError
 from mila_ros.evaluation.metrics import TaskMetrics
 from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.flops import count_flops
+from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import Mila
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.geometry import moved_view
 from mila_ros.worlds.motion import random_motion
 from mila_ros.worlds.nyuv2 import NyuV2
 
-DISTANCES = (1, 2, 5, 10)
+DISTANCES = (1, 5, 10)
 
 
 def frame_tensors(frame: Frame, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
@@ -73,14 +74,13 @@ def compare_frames(
         image, intrinsics, truth = frame_tensors(frame, device)
         size = (image.shape[-2], image.shape[-1])
         focal = intrinsics[:, 0]
-        slow = model.keyframe(image)
-        totals["slow"].update(model.answer(slow.features, tasks, focal, size), truth)
+        totals["slow"].update(model.answer(model.features(image), tasks, focal, size, confidence=False), truth)
         glance = model.glance(image)
-        totals["fast"].update(model.answer(glance, tasks, focal, size), truth)
+        totals["fast"].update(model.answer(glance, tasks, focal, size, confidence=False), truth)
         for distance in distances:
             view = earlier_view(image, frame, intrinsics, distance, seed=1000 * index + distance)
             features = model.propagate(glance, model.keyframe(view))
-            totals[f"mila@{distance}"].update(model.answer(features, tasks, focal, size), truth)
+            totals[f"mila@{distance}"].update(model.answer(features, tasks, focal, size, confidence=False), truth)
     if size == (0, 0):
         raise UserError("there are no frames to compare on")
     flops = count_flops(model, *size)
@@ -144,7 +144,7 @@ def main(argv: list[str]) -> int:
         raise UserError("distances are counted in frames from 1")
     try:
         device = torch.device(options.device)
-        model = load_model(options.model).to(device)
+        model = fuse_for_inference(load_model(options.model)).to(device, memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device "{options.device}" is not usable here: {error}') from error
     frames = open_data(options.data, options.split)

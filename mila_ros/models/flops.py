@@ -20,7 +20,9 @@ class Flops:
     """Floating-point operations of one picture (two a multiply-add), by part."""
 
     slow: int
-    """Slow network and what is prepared once a keyframe (keys, values)."""
+    """Slow network and what a keyframe needs beside it to be remembered."""
+    remember: int
+    """The share of `slow` that only a keyframe pays: keys, values, and the fast network's look at the picture."""
     fast: int
     propagate: int
     heads: int
@@ -29,8 +31,8 @@ class Flops:
 
     @property
     def slow_frame(self) -> int:
-        """A frame answered by the slow network alone."""
-        return self.slow + self.heads_slow
+        """A frame answered by the slow network, with nothing remembered: what MILA is compared with."""
+        return self.slow - self.remember + self.heads_slow
 
     @property
     def fast_frame(self) -> int:
@@ -39,7 +41,8 @@ class Flops:
 
     def amortised(self, interval: int) -> float:
         """Mean cost a frame when every `interval`-th frame is a keyframe answered by the slow network."""
-        return (self.slow_frame + (interval - 1) * self.fast_frame) / interval
+        keyframe = self.slow + self.heads_slow
+        return (keyframe + (interval - 1) * self.fast_frame) / interval
 
     def saved(self, interval: int) -> float:
         """Share of the slow-on-every-frame cost that is not spent (0..1)."""
@@ -57,12 +60,13 @@ def count_flops(model: Mila, height: int, width: int, tasks: Sequence[str] | Non
     model.eval()
     with torch.no_grad():
         memory, slow = _counted(lambda: model.keyframe(image))
+        _, bare = _counted(lambda: model.features(image))
         glance, fast = _counted(lambda: model.glance(image))
         features, propagate = _counted(lambda: model.propagate(glance, memory))
         _, heads = _counted(lambda: model.predict(features, tasks, focal, size))
         _, heads_slow = _counted(lambda: model.predict(memory.features, tasks, focal, size))
     model.train(was_training)
-    return Flops(slow, fast, propagate, heads, heads_slow)
+    return Flops(slow, slow - bare, fast, propagate, heads, heads_slow)
 
 
 def _counted(call: Callable[[], T]) -> tuple[T, int]:

@@ -49,14 +49,19 @@ class Mila(nn.Module):
         self.fast_heads = Heads(config, self.fast.detail_channels, config.fast_head_channels, dense=False)
 
     def keyframe(self, image: Tensor) -> Memory:
-        """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W."""
+        """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W; and prepare what it saw for look-up."""
+        features = self.features(image)
+        described = features.coarse
+        if self.config.keys == "fast":
+            described = self.glance(image).coarse
+        return Memory(features, self.propagation.remember(described, features.coarse))
+
+    def features(self, image: Tensor) -> Features:
+        """The slow network's features alone: to answer a frame that nothing will be carried from."""
         small = self._resized(image)
-        padded = pad_to_stride(small)
-        coarse, detail = self.slow(padded)
-        described = coarse if self.config.keys == "slow" else self.fast(padded)[0]
+        coarse, detail = self.slow(pad_to_stride(small))
         zoom = small.shape[-1] / image.shape[-1]
-        features = Features(coarse, detail, small.shape[-2], small.shape[-1], zoom, slow=True)
-        return Memory(features, self.propagation.remember(described, coarse))
+        return Features(coarse, detail, small.shape[-2], small.shape[-1], zoom, slow=True)
 
     def glance(self, image: Tensor) -> Features:
         """Run the fast network on (B, 3, H, W), RGB in 0..1; any H, W."""
