@@ -22,8 +22,17 @@ VERBS = {
 }
 
 # What only a ROS 2 environment has; everything else comes with pip.
-ROS_MODULES = ("rclpy", "rcl_interfaces", "builtin_interfaces", "sensor_msgs", "std_msgs", "diagnostic_msgs")
-ROS_MODULES += ("lifecycle_msgs", "rosgraph_msgs", "mila_ros.msg")
+ROS_MODULES = (
+    "rclpy",
+    "rcl_interfaces",
+    "builtin_interfaces",
+    "diagnostic_msgs",
+    "lifecycle_msgs",
+    "rosgraph_msgs",
+    "sensor_msgs",
+    "std_msgs",
+    "mila_ros.msg",
+)
 
 
 def usage() -> str:
