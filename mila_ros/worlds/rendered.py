@@ -157,6 +157,8 @@ class RenderedWorld:
             raise ValueError(f"a picture of {width} x {height} pixels is too small: 8 x 8 at least")
         if not 0 <= shadows <= LIGHTS:
             raise ValueError(f"shadows must be 0 to {LIGHTS}, not {shadows}")
+        if supersample < 1:
+            raise ValueError(f"supersample must be 1 or more, not {supersample}")
         self.device = torch.device(device)
         self.height, self.width, self.seed = height, width, seed
         self.shadows, self.supersample, self.clean = shadows, supersample, clean
@@ -188,6 +190,8 @@ class RenderedWorld:
 
     def prepare(self, batch: int, frames: int, interval: int, seed: int, kind: str | None = None) -> PreparedClips:
         """Draws scenes and paths, on the CPU: the part of `clips` that workers can do ahead."""
+        if min(batch, frames, interval) < 1:
+            raise ValueError(f"batch, frames and interval must be at least 1, not {batch}, {frames}, {interval}")
         rngs = [np.random.default_rng([seed, k]) for k in range(batch)]
         scenes = [build_scene(rng, kind) for rng in rngs]
         for rng, scene in zip(rngs, scenes, strict=True):

@@ -207,19 +207,20 @@ class Room:
 
     # --- furniture -----------------------------------------------------------------------------------------------
 
-    def free(self, rect: tuple[float, float, float, float]) -> bool:
+    def free(self, rect: tuple[float, float, float, float], gap: float) -> bool:
+        """Whether a rectangle lies in the room, this far from everything in it; below 0 they may overlap."""
         x, y, _ = self.size / 2
         x0, y0, x1, y1 = rect
         if x0 < -x or x1 > x or y0 < -y or y1 > y:
             return False
-        return all(x1 <= t[0] or x0 >= t[2] or y1 <= t[1] or y0 >= t[3] for t in self.taken)
+        return all(x1 + gap <= t[0] or x0 - gap >= t[2] or y1 + gap <= t[1] or y0 - gap >= t[3] for t in self.taken)
 
     def put(self, piece: fur.Piece, at: tuple[float, float], yaw: float, gap: float = 0.02) -> bool:
         """Builds a piece if its footprint is free."""
         c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
         w, d = piece.width * c + piece.depth * s, piece.width * s + piece.depth * c
         rect = (at[0] - w / 2, at[1] - d / 2, at[0] + w / 2, at[1] + d / 2)
-        if not self.free((rect[0] - gap, rect[1] - gap, rect[2] + gap, rect[3] + gap)):
+        if not self.free(rect, gap):
             return False
         self.taken.append((*rect, 0.0, piece.height))
         self.b.place((at[0], at[1], 0), yaw)

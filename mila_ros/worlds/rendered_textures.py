@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -291,17 +292,9 @@ class Atlas:
 
     @staticmethod
     def paint(device: torch.device | str, seed: int = 7) -> Atlas:
-        """Paints every texture; the same for the same seed."""
-        rng = np.random.default_rng(seed)
-        level = np.stack([painter(rng) for painter, count in _PAINTERS.values() for _ in range(count)])
-        levels = []
-        for _ in range(LEVELS):
-            levels.append(level.reshape(-1, 3).astype(np.float32))
-            if level.shape[1] > 1:
-                n, h, w, c = level.shape
-                level = level.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
-        bases = np.cumsum([0] + [len(x) for x in levels[:-1]])
-        return Atlas(torch.from_numpy(np.concatenate(levels)).to(device), torch.from_numpy(bases).to(device))
+        """All textures; the same for the same seed."""
+        texels, bases = _painted(seed)
+        return Atlas(torch.from_numpy(texels).to(device), torch.from_numpy(bases).to(device))
 
     def look_up(self, layer: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
         """Shares of the three colours (..., 3) at u, v (in textures) of a layer; level is log2 of texels a pixel."""
@@ -317,3 +310,18 @@ class Atlas:
         upper = torch.lerp(self.texels[base + top * size + left], self.texels[base + top * size + right], wx)
         lower = torch.lerp(self.texels[base + bottom * size + left], self.texels[base + bottom * size + right], wx)
         return torch.lerp(upper, lower, wy)
+
+
+@lru_cache(maxsize=1)
+def _painted(seed: int) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Texels and bases of an atlas; painting takes a second, so it is done once."""
+    rng = np.random.default_rng(seed)
+    level = np.stack([painter(rng) for painter, count in _PAINTERS.values() for _ in range(count)])
+    levels = []
+    for _ in range(LEVELS):
+        levels.append(level.reshape(-1, 3).astype(np.float32))
+        if level.shape[1] > 1:
+            n, h, w, c = level.shape
+            level = level.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))
+    bases = np.cumsum([0] + [len(x) for x in levels[:-1]])
+    return np.concatenate(levels), bases
