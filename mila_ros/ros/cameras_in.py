@@ -1,0 +1,171 @@
+"""Cameras in: subscriptions that only take and count, the newest calibration, and what can be made of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from mila_ros.images import CameraInfoError, intrinsics
+from mila_ros.ros.parameters import CameraSettings
+
+# Best effort matches publishers of both kinds; a reliable subscription would not match a best-effort camera.
+INPUT_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.BEST_EFFORT,
+    durability=DurabilityPolicy.VOLATILE,
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A message and when it came."""
+
+    message: Any  # Image or CompressedImage
+    arrived: float  # steady seconds
+    number: int  # the camera's running count, from 1
+
+
+class CameraInput:
+    """One camera's subscriptions. `on_frame` is called in the executor's thread and must be quick.
+
+    Args:
+        node: owner of the subscriptions.
+        settings: topics and transport.
+        on_frame: takes each frame.
+        clock: steady seconds.
+    """
+
+    def __init__(
+        self,
+        node: LifecycleNode,
+        settings: CameraSettings,
+        on_frame: Callable[[str, Frame], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.settings = settings
+        self._node = node
+        self._on_frame = on_frame
+        self._clock = clock
+        self.received = 0
+        self.last_arrival: float | None = None
+        self.info: CameraInfo | None = None
+        overrides = QoSOverridingOptions.with_default_policies()
+        self._subscriptions = [
+            node.create_subscription(
+                CompressedImage if settings.compressed else Image,
+                settings.image_topic,
+                self._image,
+                copy.copy(INPUT_QOS),
+                qos_overriding_options=overrides,
+            ),
+            node.create_subscription(
+                CameraInfo,
+                settings.info_topic,
+                self._camera_info,
+                copy.copy(INPUT_QOS),
+                qos_overriding_options=overrides,
+            ),
+        ]
+
+    @property
+    def image_topic(self) -> str:
+        """The image topic as it is after remapping."""
+        return self._subscriptions[0].topic_name
+
+    @property
+    def info_topic(self) -> str:
+        """The calibration's topic as it is after remapping."""
+        return self._subscriptions[1].topic_name
+
+    def close(self) -> None:
+        """End the subscriptions."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+
+    def _image(self, message: Any) -> None:
+        self.received += 1
+        self.last_arrival = self._clock()
+        self._on_frame(self.settings.name, Frame(message, self.last_arrival, self.received))
+
+    def _camera_info(self, message: CameraInfo) -> None:
+        self.info = message
+
+    def silence(self) -> str:
+        """Why no frame may be coming, as far as the graph of nodes tells."""
+        topic = self.image_topic
+        publishers = self._node.get_publishers_info_by_topic(topic)
+        if not publishers:
+            return f"nobody publishes {topic}"
+        wanted = "sensor_msgs/msg/CompressedImage" if self.settings.compressed else "sensor_msgs/msg/Image"
+        kinds = sorted({publisher.topic_type for publisher in publishers})
+        if wanted not in kinds:
+            hint = ""
+            if kinds == ["sensor_msgs/msg/CompressedImage"]:
+                hint = f"; set {self.settings.name}.transport to compressed"
+            elif kinds == ["sensor_msgs/msg/Image"]:
+                hint = f"; set {self.settings.name}.transport to raw"
+            return f"{topic} is published as {', '.join(kinds)}, not as {wanted}{hint}"
+        return f"{topic} has a publisher, but no frame arrives"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of a camera for frames of one size."""
+
+    focal: float | None  # fx in pixels of the frame; None: unknown
+    info: CameraInfo | None  # for frames of that size
+    problem: str | None  # why it is not the camera's own
+
+
+def calibrate(info: CameraInfo | None, topic: str, size: tuple[int, int], fallback_hfov: float) -> Calibration:
+    """The focal length and CameraInfo for frames of `size` (height, width), from camera_info or the field of view."""
+    try:
+        if info is None:
+            raise CameraInfoError(f"no camera_info on {topic}")
+        values = intrinsics(info, size)
+        return Calibration(values[0], info, None)
+    except CameraInfoError as error:
+        if fallback_hfov <= 0:
+            return Calibration(None, None, str(error))
+        focal = size[1] / 2 / math.tan(math.radians(fallback_hfov) / 2)
+        made = pinhole(focal, size)
+        return Calibration(focal, made, f"{error}; a field of view of {fallback_hfov:g} degrees is assumed")
+
+
+def pinhole(focal: float, size: tuple[int, int]) -> CameraInfo:
+    """CameraInfo of an ideal camera: square pixels, centred, without distortion. size: (height, width)."""
+    height, width = size
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    made = CameraInfo(height=height, width=width, distortion_model="plumb_bob", d=[0.0] * 5)
+    made.k = [focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0]
+    made.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    made.p = [focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return made
+
+
+def scaled_info(info: CameraInfo, size: tuple[int, int], frame_size: tuple[int, int]) -> CameraInfo:
+    """The CameraInfo of an output of `size` (height, width) made from frames of `frame_size`; header left empty.
+
+    K and P are scaled about pixel centres; distortion and rectification stay, they do not depend on resolution.
+    """
+    height, width = info.height or frame_size[0], info.width or frame_size[1]
+    sx, sy = size[1] / width, size[0] / height
+    made = CameraInfo(height=size[0], width=size[1], distortion_model=info.distortion_model, d=info.d, r=info.r)
+    k, p = list(info.k), list(info.p)
+    if k[0]:
+        k[0], k[1], k[2] = k[0] * sx, k[1] * sx, (k[2] + 0.5) * sx - 0.5
+        k[4], k[5] = k[4] * sy, (k[5] + 0.5) * sy - 0.5
+    if p[0]:
+        p[0], p[1], p[2], p[3] = p[0] * sx, p[1] * sx, (p[2] + 0.5) * sx - 0.5, p[3] * sx
+        p[5], p[6], p[7] = p[5] * sy, (p[6] + 0.5) * sy - 0.5, p[7] * sy
+    made.k, made.p = k, p
+    return made

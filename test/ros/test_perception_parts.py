@@ -1,0 +1,112 @@
+"""Parts of the node that need no middleware: pictures for people, calibration, scaled CameraInfo, the quiet log."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from sensor_msgs.msg import CameraInfo
+
+from mila_ros.ros.cameras_in import calibrate, pinhole, scaled_info
+from mila_ros.ros.diagnostics import CameraReport, Throttle, camera_status
+from mila_ros.ros.topics_out import millimetres
+from mila_ros.ros.views import colour_table, depth_view, normals_view, segmentation_view
+from mila_ros.runtime.meter import Meter
+
+
+def test_class_colours_cover_the_picture_and_leave_the_unlabelled():
+    table = colour_table([(255, 0, 0), (0, 0, 255)], 2)
+    ids = np.array([[0, 1], [255, 0]], np.uint8)
+    rgb = np.full((4, 4, 3), 100, np.uint8)
+    view = segmentation_view(ids, table, rgb, 1.0)
+    assert view[0, 0].tolist() == [255, 0, 0] and view[0, 1].tolist() == [0, 0, 255]
+    assert view[1, 0].tolist() == [100, 100, 100]
+    assert segmentation_view(ids, table, rgb, 0.0)[0, 0].tolist() == [100, 100, 100]
+
+
+def test_a_missing_palette_is_made_up_of_different_colours():
+    table = colour_table((), 40)
+    assert len({tuple(colour) for colour in table[:40].tolist()}) == 40 and not table[40:].any()
+
+
+def test_depth_colours_have_a_fixed_range_and_black_is_unknown():
+    depth = np.array([[0.5, 9.9], [np.nan, 30.0]], np.float32)
+    view = depth_view(depth, 10.0)
+    assert view[0, 0, 0] > view[0, 0, 2] and view[0, 1, 2] > view[0, 1, 0]  # near red, far blue
+    assert view[1, 0].tolist() == [0, 0, 0] and view[1, 1].any()
+    # Not stretched to what is in the picture: the same metres always have the same colour.
+    assert view[0, 0].tolist() == depth_view(depth[:1, :1], 10.0)[0, 0].tolist()
+
+
+def test_normals_are_shifted_into_colours():
+    view = normals_view(np.array([[[1.0, -1.0, 0.0]]], np.float32))
+    assert view[0, 0].tolist() == [255, 0, 128]
+
+
+def test_millimetres_are_whole_and_zero_is_unknown():
+    depth = np.array([[1.2344, np.nan, 70.0, -1.0, 65.535]], np.float32)
+    assert millimetres(depth).tolist() == [[1234, 0, 0, 0, 65535]]
+
+
+def test_camera_info_is_scaled_about_pixel_centres():
+    small = scaled_info(pinhole(500.0, (480, 640)), (240, 320), (480, 640))
+    expected = pinhole(250.0, (240, 320))
+    assert (small.width, small.height) == (320, 240)
+    np.testing.assert_allclose(small.k, expected.k)
+    np.testing.assert_allclose(small.p, expected.p)
+
+
+def test_camera_info_of_another_resolution_is_scaled_to_the_frames():
+    known = calibrate(pinhole(1000.0, (960, 1280)), "/info", (480, 640), 0.0)
+    assert known.focal == pytest.approx(500.0) and known.problem is None
+    np.testing.assert_allclose(scaled_info(known.info, (240, 320), (480, 640)).k[0], 250.0)
+
+
+@pytest.mark.parametrize("info", [None, CameraInfo(), CameraInfo(width=640, height=480, k=[math.nan] * 9)])
+def test_without_a_focal_length_there_is_a_sentence_or_an_assumption(info):
+    nothing = calibrate(info, "/info", (480, 640), 0.0)
+    assert nothing.focal is None and nothing.info is None and "camera_info" in nothing.problem
+    assumed = calibrate(info, "/info", (480, 640), 90.0)
+    assert assumed.focal == pytest.approx(320.0) and "90 degrees is assumed" in assumed.problem
+
+
+def test_the_log_repeats_nothing_for_ten_seconds_and_numbers_are_no_news():
+    throttle = Throttle()
+    assert throttle.passes("size 10x20 is wrong", 0.0)
+    assert not throttle.passes("size 11x20 is wrong", 1.0)
+    assert throttle.passes("encoding rgb is wrong", 1.0)
+    assert throttle.passes("size 11x20 is wrong", 11.0)
+    for i in range(1000):
+        throttle.passes("x" * i, 12.0)
+    assert len(throttle._last) <= 64
+
+
+def report(**changes) -> CameraReport:
+    meter = Meter(["front"], 0.0)
+    meter.count("front", "received", 30)
+    for _ in range(30):
+        meter.answered("front", 20.0, late=False)
+    usual = {"image_topic": "/image", "info_topic": "/info", "silence": "nobody publishes /image", "since_frame": 0.02}
+    return CameraReport(**(usual | {"window": meter.window(1.0).cameras["front"]} | changes))
+
+
+@pytest.mark.parametrize(
+    "changes, level, words",
+    [
+        ({}, DiagnosticStatus.OK, "answering"),
+        ({"since_frame": None}, DiagnosticStatus.STALE, "no frame yet: nobody publishes"),
+        ({"since_frame": 3.0}, DiagnosticStatus.STALE, "no frame for 3.0 s"),
+        ({"failed": 2, "last_error": "unknown encoding"}, DiagnosticStatus.WARN, "2 frames failed: unknown encoding"),
+        ({"dropped": 2}, DiagnosticStatus.OK, "answering"),
+        ({"dropped": 12}, DiagnosticStatus.WARN, "12 frames dropped"),
+        ({"late": 1}, DiagnosticStatus.WARN, "deadline"),
+        ({"problem": "no depth: no camera_info"}, DiagnosticStatus.WARN, "no depth"),
+    ],
+)
+def test_a_camera_is_ok_stale_or_has_a_warning(changes, level, words):
+    status = camera_status("perception", "front", report(**changes), stale_after=2.0)
+    assert status.level == level and words in status.message
+    values = {value.key: value.value for value in status.values}
+    assert values["frames received"] == "30" and values["latency p50 ms"] == "20.000"
