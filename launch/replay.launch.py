@@ -1,0 +1,109 @@
+"""The node `perception` and a recording for it: `ros2 bag play` starts once the node is active.
+
+All arguments of perception.launch.py work here, too. `ros2 launch mila_ros replay.launch.py --show-args` lists them.
+"""
+
+import shlex
+from pathlib import Path
+
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetLaunchConfiguration,
+    TimerAction,
+)
+from launch.events import Shutdown
+from launch.events.process import ProcessExited
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.event_handlers import OnStateTransition
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+TRUTHS = {"true": True, "True": True, "false": False, "False": False}
+# Time for the answers to the last frames.
+SECONDS_AFTER_END = 2.0
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Arguments, the node, and the player that waits for it."""
+    perception = PythonLaunchDescriptionSource(str(Path(__file__).parent / "perception.launch.py"))
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("bag", description="The recording: a rosbag2 folder or file."),
+            DeclareLaunchArgument("rate", default_value="1.0", description="How fast to play; 1.0: as recorded."),
+            _truth("loop", "false", "Whether to begin again at the end."),
+            _truth("clock", "true", "Whether the bag's time goes to /clock and the node lives in it (use_sim_time)."),
+            _truth("exit_at_end", "false", "Whether to stop everything when the recording has ended."),
+            DeclareLaunchArgument(
+                "play_arguments",
+                default_value="",
+                description='More for `ros2 bag play`, for example "--start-offset 10 --remap /image:=/camera/image".',
+            ),
+            OpaqueFunction(function=_prepare),
+            IncludeLaunchDescription(perception),
+            OpaqueFunction(function=_play),
+        ]
+    )
+
+
+def _truth(name: str, default: str, description: str) -> DeclareLaunchArgument:
+    return DeclareLaunchArgument(name, default_value=default, description=description, choices=tuple(TRUTHS))
+
+
+def _value(context: LaunchContext, name: str) -> str:
+    return context.perform_substitution(LaunchConfiguration(name, default=""))
+
+
+def _prepare(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Look at the arguments before anything starts."""
+    bag, rate = Path(_value(context, "bag")).expanduser(), _value(context, "rate")
+    if not bag.exists():
+        raise RuntimeError(f"bag: there is no file or folder {bag}")
+    try:
+        good = 0.0 < float(rate) < float("inf")
+    except ValueError:
+        good = False
+    if not good:
+        raise RuntimeError(f'rate is "{rate}"; give a number above 0, such as 0.5')
+    if TRUTHS[_value(context, "clock")] and not _value(context, "use_sim_time"):
+        return [SetLaunchConfiguration("use_sim_time", "true")]
+    return []
+
+
+def _play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The player, as soon as the node listens: what is played before is lost."""
+    command = ["ros2", "bag", "play", str(Path(_value(context, "bag")).expanduser()), "--rate", _value(context, "rate")]
+    command += ["--loop"] if TRUTHS[_value(context, "loop")] else []
+    command += ["--clock"] if TRUTHS[_value(context, "clock")] else []
+    command += shlex.split(_value(context, "play_arguments"))
+    profile = _value(context, "dds_profile")
+
+    def ended(event: ProcessExited, _: LaunchContext) -> list[LaunchDescriptionEntity]:
+        if context.is_shutdown:
+            return []
+        if event.returncode:
+            raise RuntimeError(
+                f"`ros2 bag play` ended with status {event.returncode}; the reason is in its output above"
+            )
+        if TRUTHS[_value(context, "exit_at_end")]:
+            shutdown = EmitEvent(event=Shutdown(reason="the recording has ended"))
+            return [TimerAction(period=SECONDS_AFTER_END, actions=[shutdown])]
+        return [LogInfo(msg="the recording has ended; the node goes on until Ctrl-C")]
+
+    player = ExecuteProcess(
+        cmd=command,
+        name="bag_player",
+        # The room for images in shared memory is the sender's.
+        additional_env={} if profile in ("", "none") else dict.fromkeys(PROFILE_VARIABLES, profile),
+        output="screen",
+        on_exit=ended,
+    )
+    # Once: the node may be deactivated and activated again.
+    return [RegisterEventHandler(OnStateTransition(goal_state="active", entities=[player], handle_once=True))]
