@@ -209,11 +209,24 @@ def test_keys_follow_what_a_step_depends_on(tree):
 
 def test_done_steps_are_not_repeated(tree):
     setup = Setup(tree, {})
-    (tree / ".venv" / "bin").mkdir(parents=True)
-    (tree / ".venv" / "bin" / "mila").touch()
+    setup.program.parent.mkdir(parents=True)
+    setup.program.touch()
     setup.done = setup.keys()
     setup._write_marker()
     assert Setup(tree, {}).run() is False
+
+
+def test_what_was_cleaned_is_built_again(tree, monkeypatch):
+    monkeypatch.setattr("tools.setup.choose_python", lambda environ, ros: GOOD)
+    monkeypatch.setattr("tools.setup.check_tools", lambda python: None)
+    built = []
+    monkeypatch.setattr(Setup, "_build", lambda self, python: built.append(python))
+    setup = Setup(tree, {})
+    setup.venv.mkdir()
+    setup.done = setup.keys()
+    setup._write_marker()
+    assert Setup(tree, {}).run() is True
+    assert built == [GOOD]
 
 
 def test_a_foreign_environment_is_left_alone(tree):

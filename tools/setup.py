@@ -84,8 +84,10 @@ class Setup:
     def run(self) -> bool:
         """Do what is not done yet; returns whether there was anything. SetupError says what stands in the way."""
         keys = self.keys()
+        if not self.program.exists():  # `make clean`
+            self.done.pop("build", None)
         todo = [step for step, key in keys.items() if self.done.get(step) != key]
-        if not todo and (self.venv / "bin" / "mila").exists():
+        if not todo:
             return False
         check_platform(self.ros)
         python = choose_python(self.environ, self.ros)
@@ -184,6 +186,10 @@ class Setup:
     @property
     def python(self) -> Path:
         return self.venv / "bin" / "python"
+
+    @property
+    def program(self) -> Path:
+        return self.install / "lib" / "mila_ros" / "mila"
 
     @property
     def site_packages(self) -> Path:
