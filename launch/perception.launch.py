@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.events.process import ProcessExited
@@ -20,9 +19,12 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.parameter_descriptions import ParameterFile
 
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
 CONFIG = Path(__file__).parent.parent / "config"
-# Fast DDS 3 (ROS 2 Kilted) reads the first, Fast DDS 2 (Jazzy) the second.
+# Fast DDS 3 (ROS 2 Kilted and later) reads the first, and warns of the second, which Fast DDS 2 reads.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+PROFILE_VARIABLE = PROFILE_VARIABLES[os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")]
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 TRUTHS = {"true": True, "True": True, "false": False, "False": False}
 TASKS = ("segmentation", "depth", "normals")
@@ -188,4 +190,4 @@ def _environment(profile: str) -> dict[str, str]:
     path = Path(profile).expanduser().absolute()
     if not path.is_file():
         raise RuntimeError(f"dds_profile: there is no file {path}; dds_profile:=none starts without one")
-    return dict.fromkeys(PROFILE_VARIABLES, str(path))
+    return {PROFILE_VARIABLE: str(path)}

@@ -3,6 +3,7 @@
 All arguments of perception.launch.py work here, too. `ros2 launch mila_ros replay.launch.py --show-args` lists them.
 """
 
+import os
 import shlex
 from pathlib import Path
 
@@ -25,7 +26,12 @@ from launch_ros.event_handlers import OnStateTransition
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+# As in perception.launch.py.
+PROFILE_VARIABLE = (
+    "FASTRTPS_DEFAULT_PROFILES_FILE"
+    if os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    else "FASTDDS_DEFAULT_PROFILES_FILE"
+)
 TRUTHS = {"true": True, "True": True, "false": False, "False": False}
 # Time for the answers to the last frames.
 SECONDS_AFTER_END = 2.0
@@ -101,7 +107,7 @@ def _play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         cmd=command,
         name="bag_player",
         # The room for images in shared memory is the sender's.
-        additional_env={} if profile in ("", "none") else dict.fromkeys(PROFILE_VARIABLES, profile),
+        additional_env={} if profile in ("", "none") else {PROFILE_VARIABLE: profile},
         output="screen",
         on_exit=ended,
     )
