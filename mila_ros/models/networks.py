@@ -56,6 +56,8 @@ class SlowNetwork(nn.Module):
 class FastNetwork(nn.Module):
     """A backbone's first stages on the half-size picture: a quarter of the positions, most of the cues for matching."""
 
+    quarter: Tensor
+
     def __init__(self, backbone: str, channels: int, pretrained: bool) -> None:
         super().__init__()
         self.backbone = Backbone(backbone, (2, 4, 8, 16), pretrained)  # 4, 8, 16, 32 of the full picture
@@ -66,9 +68,12 @@ class FastNetwork(nn.Module):
         self.merge16 = separable(channels // 2, channels // 2, 5)
         self.lateral8 = ConvBlock(c8, channels // 2)
         self.merge8 = separable(channels // 2, channels)
+        self.register_buffer("quarter", torch.full((1, 1, 1, 1), 0.25), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W), RGB in 0..1, H and W multiples of 32 -> (B, C, H/8, W/8), (B, C_d, H/4, W/4)."""
-        f4, f8, f16, f32 = self.backbone(F.avg_pool2d(image, 2))
+        # The mean of each 2 x 2 pixels; as a convolution it takes a tenth of avg_pool2d's time on a CPU.
+        half = F.conv2d(image, self.quarter.expand(3, 1, 2, 2), stride=2, groups=3)
+        f4, f8, f16, f32 = self.backbone(half)
         p16 = self.merge16(self.lateral16(f16) + resize(self.lateral32(f32), f16.shape[-2:]))
         return self.merge8(self.lateral8(f8) + resize(p16, f8.shape[-2:])), f4
