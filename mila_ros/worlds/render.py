@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +63,7 @@ def frames_of(world: RenderedWorld, clips: PreparedClips, rate: float, at_once: 
             )
 
 
-def _array(x: torch.Tensor) -> npt.NDArray[np.generic]:
+def _array(x: torch.Tensor) -> npt.NDArray[Any]:
     return x.contiguous().cpu().numpy()
 
 

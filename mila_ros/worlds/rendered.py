@@ -195,7 +195,7 @@ class RenderedWorld:
         rngs = [np.random.default_rng([seed, k]) for k in range(batch)]
         scenes = [build_scene(rng, kind) for rng in rngs]
         for rng, scene in zip(rngs, scenes, strict=True):
-            add_people(rng, scene, int(rng.choice([0, 1, 2], p=[0.75, 0.18, 0.07])))
+            add_people(rng, scene, int(rng.choice([0, 1, 2], p=[0.85, 0.11, 0.04])))
         count = (frames - 1) * interval + 1
         poses = [camera_path(rng, scene, count, RATE)[::interval] for rng, scene in zip(rngs, scenes, strict=True)]
         intrinsics = []

@@ -75,7 +75,7 @@ def chair(rng: Random) -> Piece:
     office = rng.random() < 0.3
     frame = mat.wood(rng) if rng.random() < 0.6 else mat.paint(rng)
     cover = mat.fabric(rng) if office or rng.random() < 0.5 else frame
-    slats, arms, lean = rng.integers(0, 4), rng.random() < 0.35, rng.uniform(0.05, 0.2)
+    slats, arms, lean = int(rng.integers(0, 4)), rng.random() < 0.35, rng.uniform(0.05, 0.2)
 
     def build(b: Builder) -> None:
         b.box((0, 0, seat - 0.03), (w, d, rng.uniform(0.03, 0.07)), cover, "chair")
@@ -346,8 +346,8 @@ def small_thing(b: Builder, rng: Random, at: tuple[float, float, float], room: f
             size = (w * rng.uniform(0.8, 1), w * 0.7, rng.uniform(0.02, 0.04))
             b.box((x, y, z + 0.015 + 0.03 * k), size, mat.paint(rng), "books", turn_z(rng.uniform(-0.5, 0.5)))
     elif kind < 0.9:
-        size = np.minimum(rng.uniform(0.08, 0.3, 3), room)
-        b.box((x, y, z + size[2] / 2), tuple(size), mat.paint(rng), "box", turn_z(rng.uniform(-0.6, 0.6)))
+        sx, sy, sz = (min(float(s), room) for s in rng.uniform(0.08, 0.3, 3))
+        b.box((x, y, z + sz / 2), (sx, sy, sz), mat.paint(rng), "box", turn_z(rng.uniform(-0.6, 0.6)))
     else:
         b.box((x, y, z + 0.003), (0.21, 0.29, 0.006), mat.printed(rng, "page"), "paper", turn_z(rng.uniform(-1.5, 1.5)))
 

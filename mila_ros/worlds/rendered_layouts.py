@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -202,7 +203,8 @@ def _classroom(room: Room) -> None:
 def _corridor(room: Room) -> None:
     rng = room.rng
     for _ in range(int(rng.integers(0, 4))):
-        piece = [fur.bookshelf, fur.cabinet, fur.chair, fur.drawers][int(rng.integers(4))](rng)
+        makers: list[Callable[[np.random.Generator], fur.Piece]] = [fur.bookshelf, fur.cabinet, fur.chair, fur.drawers]
+        piece = makers[int(rng.integers(4))](rng)
         if piece.depth < 0.45:
             room.furnish_wall(piece)
 

@@ -131,7 +131,7 @@ class Room:
         wall.openings.append((x - width / 2, x + width / 2, 0.0, h))
         leaf = mat.door(rng)
         frame = leaf if rng.random() < 0.5 else mat.paint(rng, mat.hsv(0.1, 0.1, rng.uniform(0.3, 0.95)))
-        for side in (-1, 1):
+        for side in (-1.0, 1.0):
             b.box((x + side * (width / 2 + 0.02), -0.06, h / 2), (0.09, 0.16, h), frame, "door", casts=False)
         b.box((x, -0.06, h + 0.03), (width + 0.13, 0.16, 0.08), frame, "door", casts=False)
         knob = mat.metal(rng)

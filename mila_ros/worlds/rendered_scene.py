@@ -81,19 +81,26 @@ class Builder:
         return self.rotation @ np.asarray(point) + self.origin
 
     def _add(
-        self, kind: int, centre: Vector | Array, half: Vector | Array, row: Material, label: str, **rest: object
+        self,
+        kind: int,
+        centre: Vector | Array,
+        half: Vector | Array,
+        row: Material,
+        label: str,
+        turn: Array | None = None,
+        shape: float = 0.0,
+        casts: bool = True,
     ) -> None:
-        turn, shape, casts = rest.get("turn"), rest.get("shape", 0.0), rest.get("casts", True)
-        rotation = self.rotation if turn is None else self.rotation @ turn
         forward = np.empty((3, 4))
+        rotation = self.rotation if turn is None else self.rotation @ turn
         forward[:, :3] = rotation * np.maximum(np.asarray(half), 1e-4)
         forward[:, 3] = self.rotation @ np.asarray(centre) + self.origin
         self.kinds.append(kind)
         self.forward.append(forward)
-        self.shapes.append(float(shape))  # type: ignore[arg-type]
+        self.shapes.append(shape)
         self.materials.append(row)
         self.labels.append(LABELS[label])
-        self.casts.append(bool(casts))
+        self.casts.append(casts)
 
     def box(
         self, centre: Vector, size: Vector, row: Material, label: str, turn: Array | None = None, casts: bool = True

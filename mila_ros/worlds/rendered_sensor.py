@@ -98,9 +98,9 @@ def _blurred(image: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur with a standard deviation (F,) a frame, in windows of 5 pixels."""
     offsets = torch.arange(-2, 3, device=image.device, dtype=image.dtype)
     weights = torch.exp(-0.5 * (offsets / sigma.clamp_min(1e-3)[:, None]) ** 2)
-    weights = (weights / weights.sum(1, keepdim=True)).unbind(1)
+    shares = (weights / weights.sum(1, keepdim=True)).unbind(1)
     h, w = image.shape[-2:]
     wide = torch.nn.functional.pad(image, (2, 2, 0, 0), mode="replicate")
-    across = sum((weights[k].view(-1, 1, 1, 1) * wide[..., k : k + w] for k in range(5)), torch.zeros_like(image))
+    across = sum((shares[k].view(-1, 1, 1, 1) * wide[..., k : k + w] for k in range(5)), torch.zeros_like(image))
     tall = torch.nn.functional.pad(across, (0, 0, 2, 2), mode="replicate")
-    return sum((weights[k].view(-1, 1, 1, 1) * tall[..., k : k + h, :] for k in range(5)), torch.zeros_like(image))
+    return sum((shares[k].view(-1, 1, 1, 1) * tall[..., k : k + h, :] for k in range(5)), torch.zeros_like(image))
