@@ -85,7 +85,14 @@ SETTINGS = (
         choices=PRECISIONS,
         fixed=True,
     ),
-    Setting("threads.fast", 0, "CPU threads that answer frames; 0: all cores.", 0, 256, fixed=True),
+    Setting(
+        "threads.fast",
+        0,
+        "CPU threads that answer frames; 0: the cores that the slow network leaves.",
+        0,
+        256,
+        fixed=True,
+    ),
     Setting("threads.slow", 0, "CPU threads of the slow network beside them; 0: half the cores.", 0, 256, fixed=True),
     Setting(
         "threads.slow_niceness",

@@ -95,7 +95,8 @@ class Engine:
         output_scale: size of the answers as a share of the picture's (0 < s <= 1).
         max_pixels: larger pictures count as shrunk to this many pixels; None: never. The networks see them smaller
             still where they were trained so (Mila.working_size).
-        threads: CPU threads of the fast path; 0: all cores.
+        threads: CPU threads of the fast path; 0: the cores that the slow network leaves. On two cores one thread each
+            is best by far: two that share a core with the slow network wait for it at every operator.
         slow_threads: CPU threads of the slow network in its own thread; 0: half the cores, at least one.
         niceness: how far the slow network's thread gives way on the CPU (0: not, 19: to everything).
 
@@ -122,8 +123,8 @@ class Engine:
         self.classes: tuple[str, ...] = model.config.classes
         self.palette: tuple[tuple[int, int, int], ...] = model.config.palette
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = threads or cores
         self._slow_threads = slow_threads or max(1, cores // 2)
+        self._threads = threads or max(1, cores - self._slow_threads)
         self._niceness = niceness
         self._dtype = DTYPES[self.precision]
         fused = fuse_for_inference(model.eval()).to(device=self.device, dtype=self._dtype)
@@ -214,12 +215,22 @@ class Engine:
             ready.record()
         return Picture(tensor, size, original, ready, (time.perf_counter() - begin) * 1e3)
 
-    def keyframe(self, picture: Picture) -> tuple[Memory, float]:
-        """Run the slow network: what it remembers, and the milliseconds it took. Returns when it is finished."""
+    def keyframe(self, picture: Picture, alone: bool = False) -> tuple[Memory, float]:
+        """Run the slow network: what it remembers, and the milliseconds it took. Returns when it is finished.
+
+        alone: nothing runs beside it (synchronous mode), so that it may have the threads of both.
+        """
         begin = time.perf_counter()
         if picture.ready is not None:
             torch.cuda.current_stream(self.device).wait_event(picture.ready)
-        memory = self.model.keyframe(picture.tensor)
+        own_threads = torch.get_num_threads()
+        if alone:
+            torch.set_num_threads(self._threads + self._slow_threads)
+        try:
+            memory = self.model.keyframe(picture.tensor)
+        finally:
+            if alone:
+                torch.set_num_threads(own_threads)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return memory, (time.perf_counter() - begin) * 1e3

@@ -198,7 +198,7 @@ class Pipeline:
         if reason is not None and self._mode == "synchronous":
             state.scheduler.started(arrived)
             self.meter.keyframe_reason(reason.value)
-            memory, slow_ms = self.engine.keyframe(picture)
+            memory, slow_ms = self.engine.keyframe(picture, alone=True)
             self.meter.time("slow", slow_ms)
             self._finished(camera, picture.size, memory, frame, arrived, state.slot.epoch)
             answer = self.engine.answer_keyframe(picture, memory, tasks, focal, confidence)
