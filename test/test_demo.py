@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,13 @@ FRAMES = 45
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A checkpoint of a tiny network with random weights."""
+    """A checkpoint of a tiny network with random weights, which sees these small pictures as they are."""
     from mila_ros.models.checkpoint import save_model
     from mila_ros.models.config import ModelConfig
     from mila_ros.models.mila import Mila
 
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_model(Mila(ModelConfig.tiny()), path)
+    save_model(Mila(replace(ModelConfig.tiny(), working_pixels=W * H)), path)
     return path
 
 

@@ -98,8 +98,11 @@ def latency_histogram(frames: Sequence[FrameTime], latency: Latency) -> str:
     return _svg(figure, "histogram")
 
 
-def latency_over_time(frames: Sequence[FrameTime], keyframes: Sequence[float], width: float = 11.6) -> str:
-    """Latency of each frame; ticks below: keyframes (seconds since the first frame); crosses: not answered."""
+def latency_over_time(frames: Sequence[FrameTime], keyframes: Sequence[tuple[float, bool]], width: float = 11.6) -> str:
+    """Latency of each frame; crosses: not answered.
+
+    keyframes: seconds since the first frame, and whether the node told of it (False: between two that it told of).
+    """
     start = frames[0].published_ns
     answered = [((f.published_ns - start) * 1e-9, f.latency_ms) for f in frames if f.latency_ms is not None]
     missing = [(f.published_ns - start) * 1e-9 for f in frames if f.latency_ms is None]
@@ -116,15 +119,25 @@ def latency_over_time(frames: Sequence[FrameTime], keyframes: Sequence[float], w
     axes.set_ylim(bottom=0)
     axes.set(title="Latency over time", xlabel="s since the first frame", ylabel="ms")
     axes.margins(x=0.01)
-    axes.legend(loc="upper right", ncols=3)
+    axes.legend(loc="upper right", ncols=4)
     return _svg(figure, "latency")
 
 
-def _keyframe_ticks(axes: Axes, keyframes: Sequence[float]) -> None:
-    for index, moment in enumerate(keyframes):
-        axes.axvline(
-            moment, ymax=0.045, color=SECOND, linewidth=2, label="picture taken as keyframe" if not index else None
-        )
+def _keyframe_ticks(axes: Axes, keyframes: Sequence[tuple[float, bool]]) -> None:
+    for told, alpha, name in ((True, 1.0, "keyframe"), (False, 0.35, "keyframe between two reports, by the timer")):
+        moments = [moment for moment, known in keyframes if known == told]
+        if moments:
+            # Along the lower edge, whatever the scale of the latencies.
+            axes.vlines(
+                moments,
+                0,
+                0.05,
+                transform=axes.get_xaxis_transform(),
+                color=SECOND,
+                linewidth=2,
+                alpha=alpha,
+                label=name,
+            )
 
 
 def where_time_went(stages: dict[str, float], mean_latency: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,9 @@ class BudgetSample:
     """Stage -> runs in the window and their mean milliseconds."""
     counts: dict[str, int] = field(default_factory=dict)
     """Totals of the camera: received, answered, dropped, late, failed, idle, keyframes."""
+    keyframe_id: int = 0
+    """Running number of the keyframe that answers; 0: none."""
     keyframe_age: float = math.nan
-    keyframe_distance: int = 0
     reason: str = ""
 
 
@@ -143,8 +145,8 @@ def budget_sample(message: Any, camera: str) -> BudgetSample:
         rss_mb=float(message.rss_mb),
         stages={stage.name: (int(stage.count), float(stage.mean_ms)) for stage in message.stages},
         counts={name: int(getattr(own, name)) for name in COUNTS} if own is not None else {},
+        keyframe_id=int(own.keyframe_id) if own is not None else 0,
         keyframe_age=float(own.keyframe_age_s) if own is not None else math.nan,
-        keyframe_distance=int(own.keyframe_distance) if own is not None else 0,
         reason=message.reason,
     )
 
@@ -170,6 +172,24 @@ def flops_saved(samples: Sequence[BudgetSample]) -> float | None:
     ]
     total = sum(frames for _, frames in weighed)
     return sum(saved * frames for saved, frames in weighed) / total if total else None
+
+
+def keyframe_times(samples: Sequence[BudgetSample]) -> list[tuple[float, bool]]:
+    """When the pictures of the keyframes arrived: (ns on the clock of the stamps, whether the node said so).
+
+    The node tells of the keyframe that answers at each report; those in between lie on the timer's grid, and are put
+    there evenly.
+    """
+    told: dict[int, float] = {}
+    for sample in samples:
+        if sample.keyframe_id and math.isfinite(sample.keyframe_age):
+            told.setdefault(sample.keyframe_id, sample.stamp_ns - sample.keyframe_age * 1e9)
+    numbers = sorted(told)
+    times = [(told[number], True) for number in numbers]
+    for one, other in pairwise(numbers):
+        step = (told[other] - told[one]) / (other - one)
+        times += [(told[one] + step * index, False) for index in range(1, other - one)]
+    return sorted(times)
 
 
 def stage_shares(samples: Sequence[BudgetSample]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from mila_ros.evaluation.timeline import (
     budget_sample,
     flops_saved,
     join,
+    keyframe_times,
     percentile,
     stage_shares,
 )
@@ -113,10 +114,24 @@ def test_stages_are_spread_over_the_answered_frames():
     assert stage_shares([]) == {}
 
 
+def test_keyframes_between_reports_are_marked_as_guessed():
+    second = 1_000_000_000
+    samples = [
+        _sample(stamp_ns=1 * second),  # none yet
+        _sample(stamp_ns=2 * second, keyframe_id=1, keyframe_age=0.5),
+        _sample(stamp_ns=3 * second, keyframe_id=4, keyframe_age=0.3),
+        _sample(stamp_ns=4 * second, keyframe_id=4, keyframe_age=1.3),  # the same one
+        _sample(stamp_ns=5 * second, keyframe_id=5, keyframe_age=0.1),
+    ]
+    times = keyframe_times(samples)
+    assert [told for _, told in times] == [True, False, False, True, True]
+    assert [at / second for at, _ in times] == pytest.approx([1.5, 1.9, 2.3, 2.7, 4.9])
+
+
 def test_budget_message_of_the_asked_camera():
     def camera(name, answered):
         counts = dict.fromkeys(("received", "dropped", "late", "failed", "idle", "keyframes"), 1)
-        return SimpleNamespace(camera=name, answered=answered, keyframe_age_s=0.25, keyframe_distance=7, **counts)
+        return SimpleNamespace(camera=name, answered=answered, keyframe_age_s=0.25, keyframe_id=7, **counts)
 
     message = SimpleNamespace(
         header=SimpleNamespace(stamp=SimpleNamespace(sec=2, nanosec=5)),
@@ -136,6 +151,6 @@ def test_budget_message_of_the_asked_camera():
     )
     sample = budget_sample(message, "front")
     assert sample.stamp_ns == 2_000_000_005
-    assert sample.counts["answered"] == 9 and sample.keyframe_distance == 7
+    assert sample.counts["answered"] == 9 and sample.keyframe_id == 7
     assert sample.stages == {"fast": (30, 20.5)}
     assert budget_sample(message, "rear").counts == {}
