@@ -110,11 +110,11 @@ SETTINGS = (
     ),
     Setting("keyframe.period", 0.333, "Seconds between keyframes; 0: every frame.", 0.0, 60.0),
     Setting("keyframe.max_age", 5.0, "Seconds after which a keyframe is no longer used.", 0.1, 600.0),
-    Setting("output_scale", 0.5, "Size of the outputs as a share of the camera's picture.", 0.1, 1.0),
+    Setting("output_scale", 0.5, "Size of the outputs as a share of the camera's picture, after max_pixels.", 0.1, 1.0),
     Setting(
         "max_pixels",
         307_200,
-        "Larger frames are shrunk to this many pixels before the networks see them (307200 is 640x480).",
+        "Larger frames are shrunk to this many pixels first, which bounds the outputs, too (307200 is 640x480).",
         16_384,
         33_177_600,
     ),

@@ -163,6 +163,7 @@ class Engine:
                 yield
             return
         torch.set_num_threads(threads)  # OpenMP keeps this a calling thread
+        cv2.setNumThreads(1)  # its pool would take the other network's cores to shrink a picture
         with torch.inference_mode():
             yield
 
