@@ -1,8 +1,11 @@
 """The node `perception` and a recording for it: `ros2 bag play` starts once the node is active.
 
+    ros2 launch mila_ros replay.launch.py bag:=/path/to/recording
+
 All arguments of perception.launch.py work here, too. `ros2 launch mila_ros replay.launch.py --show-args` lists them.
 """
 
+import asyncio
 import os
 import shlex
 from pathlib import Path
@@ -13,18 +16,22 @@ from launch.actions import (
     ExecuteProcess,
     IncludeLaunchDescription,
     LogInfo,
+    OpaqueCoroutine,
     OpaqueFunction,
     RegisterEventHandler,
     SetLaunchConfiguration,
     TimerAction,
 )
+from launch.event_handler import EventHandler
 from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.event_handlers import OnStateTransition
+from launch_ros.ros_adapters import get_ros_node
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
 
-from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch import Event, LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 # As in perception.launch.py.
 PROFILE_VARIABLE = (
@@ -35,6 +42,9 @@ PROFILE_VARIABLE = (
 TRUTHS = {"true": True, "True": True, "false": False, "False": False}
 # Time for the answers to the last frames.
 SECONDS_AFTER_END = 2.0
+# How often the node is asked whether it is active, and how many of these pauses it may take to answer.
+POLL_SECONDS = 0.2
+ANSWER_POLLS = 50
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -111,5 +121,33 @@ def _play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         output="screen",
         on_exit=ended,
     )
-    # Once: the node may be deactivated and activated again.
-    return [RegisterEventHandler(OnStateTransition(goal_state="active", entities=[player], handle_once=True))]
+    return [
+        RegisterEventHandler(
+            EventHandler(matcher=lambda event: isinstance(event, NodeActive), entities=[player], handle_once=True)
+        ),
+        OpaqueCoroutine(coroutine=_wait),
+    ]
+
+
+class NodeActive(Event):
+    """The node answers frames."""
+
+    name = "mila_ros.NodeActive"
+
+
+async def _wait(context: LaunchContext) -> None:
+    """Ask the node for its state until it is active: its message about that may be sent before we are connected."""
+    namespace = _value(context, "namespace").strip("/")
+    node = get_ros_node(context)
+    client = node.create_client(GetState, f"{'/' + namespace if namespace else ''}/perception/get_state")
+    while True:
+        if client.service_is_ready():
+            future = client.call_async(GetState.Request())
+            for _ in range(ANSWER_POLLS):
+                if future.done():
+                    break
+                await asyncio.sleep(POLL_SECONDS)
+            if future.done() and future.result().current_state.id == State.PRIMARY_STATE_ACTIVE:
+                break
+        await asyncio.sleep(POLL_SECONDS)
+    await context.emit_event(NodeActive())
