@@ -3,13 +3,15 @@
     python -m benchmarks.latency [--bag PATH] [--model NAME] [--seconds 90]
 
 The same frames go through every method in the same run, in turns, so that a noisy machine hurts all alike: frame by
-frame where a frame waits for everything, in blocks of ten at 30 Hz where the slow network runs beside the frames.
+frame where a frame waits for everything (and has all cores), in blocks of ten at 30 Hz where the slow network runs
+beside the frames (and shares the cores with them as in the node).
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.optical_flow import raft_small
 from tqdm import tqdm
 
 from benchmarks.methods import RATE, FastAlone, MilaMethod, SlowEveryFrame, paced_block
@@ -65,6 +70,8 @@ class Run:
         """The next ten frames through every method."""
         block = [self._frames[(self._next + i) % len(self._frames)] for i in range(BLOCK)]
         waiting = [self.slow, self.fast, *self.synchronous]
+        shared = torch.get_num_threads()  # the engine leaves cores to the slow network beside it
+        torch.set_num_threads(machine.cores())  # here nothing runs beside
         for index, (rgb, focal) in enumerate(block):
             # Who comes first finds other things in the caches than who comes last: take turns.
             shift = (self._next + index) % len(waiting)
@@ -72,6 +79,7 @@ class Run:
                 method.answer(rgb, focal, self._next + index)
         for method in self.synchronous:
             method.settle()
+        torch.set_num_threads(shared)
         shift = (self._next // BLOCK) % len(self.asynchronous)
         for method in self.asynchronous[shift:] + self.asynchronous[:shift]:
             paced_block(method, block, self._next)
@@ -159,10 +167,6 @@ def propagation_rows(flops: Flops, size: tuple[int, int], seen: tuple[int, int])
 
 def raft_flops(height: int, width: int) -> int:
     """FLOPs of torchvision's RAFT-small for one pair of pictures, counted without computing anything."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-    from torchvision.models.optical_flow import raft_small
-
     # Sides in multiples of 8, and 128 at least, as it demands.
     height, width = (max(128, -(-side // 8) * 8) for side in (height, width))
     with torch.device("meta"), torch.no_grad():
@@ -248,8 +252,6 @@ def measure(engine: Engine, frames: Frames, seconds: float, tell: Callable[[int]
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print tables, write rows."""
-    import os
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.split("\n\n")[0])
     parser.add_argument("--bag", type=Path, help="recording with the frames (default: the bundled clip)")
     parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")

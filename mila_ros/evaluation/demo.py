@@ -185,8 +185,7 @@ def _judge(given: DemoInput, session: Session, config: ModelConfig, out: Path) -
     table = pictures.class_colours(config.palette, len(config.classes))
     chosen: list[Moment] = []
     stamps: set[int] = set()
-    stored = math.ceil(len(session.published) / session.stored_every)
-    step = max(1, stored // STRIP_COLUMNS)
+    spread = _Spread(session.published[0]["stamp_ns"], session.published[-1]["stamp_ns"])
     farthest: float | None = None
     with ExitStack() as stack:
         storage = open_storage(session.recording)
@@ -195,16 +194,32 @@ def _judge(given: DemoInput, session: Session, config: ModelConfig, out: Path) -
         kept = stack.enter_context(OutputBag(out / "outputs", NODE, CAMERA, given.image_topic, table))
         answers = recorded_answers(storage, NODE, CAMERA, config.tasks, given.image_topic)
         first = session.published[0]["stamp_ns"]
-        for index, (answer, moment) in enumerate(moments(storage, answers, bag, first)):
+        for answer, moment in moments(storage, answers, bag, first):
             judge.add(moment)
             stamps.add(moment.stamp_ns)
             if farthest is None:
                 farthest = pictures.depth_range([m for task, m in moment.answers.items() if task == "depth"])
             kept.add(answer, moment, farthest)
-            if index % step == step // 2 and len(chosen) < STRIP_COLUMNS:
+            if spread.takes(moment.stamp_ns):
                 chosen.append(moment)
         kept.copy_rest(storage, stamps)
     return _Judged(judge.compute(), judge.frames, chosen, judge.strange_labels)
+
+
+class _Spread:
+    """Chooses the moments of the strip: the first in each of so many equal parts of the time."""
+
+    def __init__(self, first_ns: int, last_ns: int, parts: int = STRIP_COLUMNS) -> None:
+        self._first, self._part = first_ns, max(1.0, (last_ns - first_ns) / parts)
+        self._taken = -1
+
+    def takes(self, stamp_ns: int) -> bool:
+        """Whether the moment of this stamp is chosen."""
+        part = int((stamp_ns - self._first) / self._part)
+        if part <= self._taken:
+            return False
+        self._taken = part
+        return True
 
 
 def _title(given: DemoInput) -> str:

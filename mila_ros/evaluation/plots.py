@@ -61,6 +61,10 @@ _STYLE = {
 }
 
 
+# Beside the title, where no point can be.
+_ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.0), "borderaxespad": 0.2}
+
+
 def _figure(width: float = 5.6, height: float = 2.9) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     return figure, axes
@@ -92,7 +96,7 @@ def latency_histogram(frames: Sequence[FrameTime], latency: Latency) -> str:
     for share, value, colour in (("p50", latency.p50, INK), ("p95", latency.p95, MUTED), ("p99", latency.p99, WARM)):
         if value is not None:
             axes.axvline(value, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), label=f"{share} {value:.0f} ms")
-    axes.legend()
+    axes.legend(loc="upper right")
     axes.set(title="Latency, publication to last output", xlabel="ms", ylabel="frames", xlim=(0, top))
     axes.grid(axis="x", visible=False)
     return _svg(figure, "histogram")
@@ -119,7 +123,7 @@ def latency_over_time(frames: Sequence[FrameTime], keyframes: Sequence[tuple[flo
     axes.set_ylim(bottom=0)
     axes.set(title="Latency over time", xlabel="s since the first frame", ylabel="ms")
     axes.margins(x=0.01)
-    axes.legend(loc="upper right", ncols=4)
+    axes.legend(**_ABOVE, ncols=4)
     return _svg(figure, "latency")
 
 
@@ -242,7 +246,7 @@ def keyframe_age(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
         0, max(max(s.keyframe_age for s in known), known[-1].keyframe_period, np.nanmax([0.0, *interval])) * 1.6
     )
     axes.set(title="Age of the keyframe", xlabel="s since the first frame", ylabel="s")
-    axes.legend(loc="upper right")
+    axes.legend(loc="upper right", fontsize=8)
     return _svg(figure, "keyframes")
 
 
@@ -263,7 +267,7 @@ def usage_over_time(usage: Sequence[Usage], start_ns: int, cores: int) -> str | 
     right.set_ylabel(f"CPU % of {cores} x 100")
     right.grid(visible=False)
     handles = axes.get_legend_handles_labels(), right.get_legend_handles_labels()
-    axes.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="lower right")
+    axes.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], **_ABOVE, ncols=2)
     return _svg(figure, "usage")
 
 
