@@ -144,7 +144,8 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         additional_env=environment,
         condition=IfCondition(value("rviz")),
     )
-    return [node, rviz]
+    # RViz first: where it is missing launch gives up, and a node that is just being started would be left behind.
+    return [rviz, node]
 
 
 def _words(text: str) -> list[str]:

@@ -201,10 +201,10 @@ def test_it_makes_a_lifecycle_node_of_the_package(ros_launch):
 
     actions, _ = expand("perception.launch.py", {"namespace": "robot", "device": "cpu"})
     nodes = [action for action in actions if isinstance(action, Node)]
-    assert [type(node) for node in nodes] == [LifecycleNode, Node]
+    assert [type(node) for node in nodes] == [Node, LifecycleNode]
     assert [(node.node_package, node.node_executable) for node in nodes] == [
-        ("mila_ros", "perception"),
         ("rviz2", "rviz2"),
+        ("mila_ros", "perception"),
     ]
 
 
