@@ -8,42 +8,26 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mila_ros.errors import UserError
-from mila_ros.evaluation import machine, pictures, report, summary
-from mila_ros.evaluation.foxglove import OutputBag
+from mila_ros.evaluation import machine, report, summary
 from mila_ros.evaluation.inputs import DEFAULT_FOV, DemoInput, bag_input, camera_input, default_clip, video_input
-from mila_ros.evaluation.moments import Moment, moments, recorded_answers
+from mila_ros.evaluation.judging import Judged, judge_run
 from mila_ros.evaluation.processes import orderly_end
-from mila_ros.evaluation.scoring import Judge
 from mila_ros.evaluation.session import CAMERA, NODE, Session, run_session
 from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_budgets
 from mila_ros.models.checkpoint import read_header, resolve
 from mila_ros.models.config import ModelConfig
 from mila_ros.worlds.bag_storage import open_storage
-from mila_ros.worlds.bags import Bag
 
 MODEL = "indoor"
 CAMERA_SECONDS = 10.0
-# Frames whose pictures are stored and judged; more cost minutes and tell no more.
-STORED_FRAMES = 100
-STRIP_COLUMNS = 8
+# Frames whose pictures are recorded during the run, 1.3 MB each at 640x480; of longer ones only each n-th is.
+RECORDED_FRAMES = 450
 # What a former run may have left; nothing else in the folder is touched.
 _OURS = ("report.html", "summary.json", "recording", "outputs", "logs")
-
-
-@dataclass
-class _Judged:
-    """What one pass over the recording gives."""
-
-    metrics: dict[str, dict[str, Any]]
-    frames: dict[str, int]
-    chosen: list[Moment]
-    strange_labels: set[int]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -128,11 +112,11 @@ def _prepare(out: Path) -> None:
 
 
 def _every(given: DemoInput, seconds: float | None) -> int:
-    """Which n-th frame to store."""
+    """Of which n-th frames to record the pictures."""
     expected = given.frames or 300
     if seconds is not None:
         expected = min(expected, round(30 * seconds))
-    return max(1, math.ceil(expected / STORED_FRAMES))
+    return max(1, math.ceil(expected / RECORDED_FRAMES))
 
 
 def _report(
@@ -147,7 +131,7 @@ def _report(
         budgets = read_budgets(storage, NODE, CAMERA)
     finally:
         storage.close()
-    judged = _judge(given, session, config, out)
+    judged = judge_run(given, session, config, out / "outputs")
     facts = {
         "source": given.source,
         "model": model.stem,
@@ -179,49 +163,6 @@ def _report(
     return found
 
 
-def _judge(given: DemoInput, session: Session, config: ModelConfig, out: Path) -> _Judged:
-    """One pass over the recording: metrics, pictures for the strip, and the recording that stays."""
-    judge = Judge(config.tasks, config.classes)
-    table = pictures.class_colours(config.palette, len(config.classes))
-    chosen: list[Moment] = []
-    stamps: set[int] = set()
-    spread = _Spread(session.published[0]["stamp_ns"], session.published[-1]["stamp_ns"])
-    farthest: float | None = None
-    with ExitStack() as stack:
-        storage = open_storage(session.recording)
-        stack.callback(storage.close)
-        bag = stack.enter_context(Bag(given.path, fov_deg=given.fov_deg)) if given.path else None
-        kept = stack.enter_context(OutputBag(out / "outputs", NODE, CAMERA, given.image_topic, table))
-        answers = recorded_answers(storage, NODE, CAMERA, config.tasks, given.image_topic)
-        first = session.published[0]["stamp_ns"]
-        for answer, moment in moments(storage, answers, bag, first):
-            judge.add(moment)
-            stamps.add(moment.stamp_ns)
-            if farthest is None:
-                farthest = pictures.depth_range([m for task, m in moment.answers.items() if task == "depth"])
-            kept.add(answer, moment, farthest)
-            if spread.takes(moment.stamp_ns):
-                chosen.append(moment)
-        kept.copy_rest(storage, stamps)
-    return _Judged(judge.compute(), judge.frames, chosen, judge.strange_labels)
-
-
-class _Spread:
-    """Chooses the moments of the strip: the first in each of so many equal parts of the time."""
-
-    def __init__(self, first_ns: int, last_ns: int, parts: int = STRIP_COLUMNS) -> None:
-        self._first, self._part = first_ns, max(1.0, (last_ns - first_ns) / parts)
-        self._taken = -1
-
-    def takes(self, stamp_ns: int) -> bool:
-        """Whether the moment of this stamp is chosen."""
-        part = int((stamp_ns - self._first) / self._part)
-        if part <= self._taken:
-            return False
-        self._taken = part
-        return True
-
-
 def _title(given: DemoInput) -> str:
     if given.kind == "camera":
         return f"Webcam {given.source.partition(':')[2]}"
@@ -234,7 +175,7 @@ def _settings(
     session: Session,
     budgets: Sequence[BudgetSample],
     frames: Sequence[FrameTime],
-    judged: _Judged,
+    judged: Judged,
     parameters: Sequence[str],
 ) -> dict[str, str]:
     seconds = (frames[-1].published_ns - frames[0].published_ns) * 1e-9
@@ -267,7 +208,7 @@ def _load(session: Session) -> dict[str, str]:
 
 
 def _notes(
-    given: DemoInput, session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: _Judged
+    given: DemoInput, session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: Judged
 ) -> list[str]:
     """What a reader must know about the numbers."""
     notes = list(session.notes)
@@ -280,10 +221,9 @@ def _notes(
             f"The machine was busy before the demo started (load {session.load_before:.1f} on {machine.cores()} "
             "cores): times are worse than it can do."
         )
-    if session.stored_every > 1:
-        notes.append(
-            f"Pictures of every {_ordinal(session.stored_every)} frame were stored and judged; times are of all."
-        )
+    if judged.kept_every * session.stored_every > 1:
+        every = _ordinal(judged.kept_every * session.stored_every)
+        notes.append(f"The recording in outputs/ has the pictures of every {every} frame; times are of all frames.")
     if "normals" in found and "normals" not in given.truth:
         notes.append(
             "The recording has no normals; the true ones are planes fitted to its depth over 21 x 21 pixels, left out "

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mila_ros import images
+from mila_ros.evaluation.inputs import DEFAULT_FOV
 from mila_ros.worlds.bag_storage import BagTruncated, RawMessage, Storage
-from mila_ros.worlds.bags import Bag, stamp_of
+from mila_ros.worlds.bags import Bag, fov_intrinsics, stamp_of
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.nyuv2 import fitted_normals
 
@@ -61,22 +62,23 @@ def recorded_answers(storage: Storage, node: str, camera: str, tasks: Iterable[s
         yield waiting[stamp]
 
 
-def moments(
-    storage: Storage, answers: Iterable[Answers], bag: Bag | None, first_stamp_ns: int
-) -> Iterator[tuple[Answers, Moment]]:
-    """Answers with their pictures and ground truth; those whose picture is not known are left out.
+def with_frames(
+    storage: Storage, answers: Iterable[Answers], bag: Bag | None, first_stamp_ns: int, fov_deg: float | None = None
+) -> Iterator[tuple[Answers, Frame]]:
+    """Answers with the frames they answer; those whose frame is not known are left out.
 
     Args:
         storage: the recording that the answers are from.
         answers: from `recorded_answers`.
         bag: the recording that was played; None: the pictures are among the answers.
         first_stamp_ns: stamp with which the bag's first picture was played; all others are moved as far.
+        fov_deg: horizontal field of view of the pictures that are among the answers.
     """
     if bag is None:
         for answer in answers:
             if "picture" in answer.raw and len(answer.raw) > 1:
                 rgb = images.decode_color(storage.deserialize(answer.raw["picture"]))
-                yield answer, Moment(answer.stamp_ns, rgb, decoded(storage, answer), {})
+                yield answer, Frame(rgb, fov_intrinsics(fov_deg or DEFAULT_FOV, rgb.shape[1], rgb.shape[0]))
         return
     frames = _by_stamp(bag, first_stamp_ns)
     stamp, frame = next(frames, (None, None))
@@ -86,9 +88,19 @@ def moments(
         if frame is None:
             return
         if stamp == answer.stamp_ns and set(answer.raw) - {"picture"}:
-            found = decoded(storage, answer)
-            size = next(iter(found.values())).shape[:2]
-            yield answer, Moment(answer.stamp_ns, frame.rgb, found, truth_of(frame, size))
+            yield answer, frame
+
+
+def has_truth(frame: Frame) -> bool:
+    """Whether there is anything to judge against."""
+    return any(truth is not None for truth in (frame.depth, frame.labels, frame.normals))
+
+
+def moment_of(storage: Storage, answers: Answers, frame: Frame) -> Moment:
+    """Everything about a frame, decoded. Fitting normals takes most of the time, so do it for few."""
+    found = decoded(storage, answers)
+    size = next(iter(found.values())).shape[:2]
+    return Moment(answers.stamp_ns, frame.rgb, found, truth_of(frame, size))
 
 
 def decoded(storage: Storage, answers: Answers) -> dict[str, npt.NDArray[Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mila_ros.evaluation.moments import Moment, moments, nearest, recorded_answers, truth_of
+from mila_ros.evaluation.judging import Strip
+from mila_ros.evaluation.moments import Moment, has_truth, moment_of, nearest, recorded_answers, truth_of, with_frames
 from mila_ros.evaluation.scoring import Judge
 from mila_ros.worlds.bag_storage import open_storage
 from mila_ros.worlds.bag_writer import BagWriter
@@ -59,7 +60,8 @@ def _joined(recording, bag, topic="/none"):
     storage = open_storage(recording)
     try:
         answers = recorded_answers(storage, "/perception", "front", TASKS, topic)
-        return [moment for _, moment in moments(storage, answers, bag, PLAYED)]
+        pairs = with_frames(storage, answers, bag, PLAYED)
+        return [moment_of(storage, answer, frame) for answer, frame in pairs]
     finally:
         storage.close()
 
@@ -104,6 +106,7 @@ def test_normals_are_fitted_where_there_are_none():
     truth = truth_of(frame, (H, W))
     assert np.allclose(truth["normals"][30, 32], [0, 0, -1], atol=1e-4)
     assert np.isnan(truth["normals"][3, 32]).all()
+    assert has_truth(frame) and not has_truth(Frame(frame.rgb, CAMERA))
     own = np.zeros((H, W, 3), np.float32)
     own[..., 0] = 1.0
     assert truth_of(Frame(frame.rgb, CAMERA, depth, normals=own), (H, W))["normals"][30, 32, 0] == 1.0
@@ -149,3 +152,22 @@ def test_no_ground_truth_no_numbers():
     judge.add(_moment({"depth": np.ones((4, 4), np.float32)}, {}))
     judge.add(_moment({"depth": np.ones((4, 4), np.float32)}, {"depth": np.full((4, 4), np.nan, np.float32)}))
     assert judge.compute() == {}
+
+
+def test_moments_are_spread_and_prefer_ground_truth():
+    """The first of each part of the time, unless a later one has ground truth."""
+    strip = Strip(0, 800, parts=8)
+    for stamp in range(0, 801, 20):
+        true = stamp % 300 == 240  # 240, 540
+        if strip.wants(stamp, true):
+            empty = np.zeros((4, 4, 3), np.uint8)
+            strip.take(Moment(stamp, empty, {}, {"depth": np.ones((4, 4))} if true else {}))
+    assert [m.stamp_ns for m in strip.moments()] == [0, 100, 240, 300, 400, 540, 600, 700]
+
+
+def test_few_answers_make_a_short_strip():
+    strip = Strip(0, 800)
+    for stamp in (30, 770):
+        assert strip.wants(stamp, False)
+        strip.take(Moment(stamp, np.zeros((4, 4, 3), np.uint8), {}, {}))
+    assert [m.stamp_ns for m in strip.moments()] == [30, 770]

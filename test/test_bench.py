@@ -1,0 +1,77 @@
+"""The benchmarks' own arithmetic and form, and one turn of all methods with a tiny network. No times are judged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "benchmarks").is_dir():
+    pytest.skip("the benchmarks are not part of an installation", allow_module_level=True)
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import latency, rows  # noqa: E402
+from mila_ros.models.config import ModelConfig  # noqa: E402
+from mila_ros.models.mila import Mila  # noqa: E402
+from mila_ros.runtime.engine import Engine  # noqa: E402
+
+
+def _row(method, metric, value, unit="ms", setting=""):
+    return {"question": "q", "method": method, "setting": setting, "metric": metric, "value": value, "unit": unit}
+
+
+def test_rows_are_json_of_the_agreed_form(tmp_path):
+    rows.write([_row("a", "p50", 1.5), _row("b", "p50", 2.0)], tmp_path / "sub" / "x.json")
+    found = json.loads((tmp_path / "sub" / "x.json").read_text())
+    assert [set(row) for row in found] == [{"question", "method", "setting", "metric", "value", "unit"}] * 2
+
+
+def test_tables_line_methods_up():
+    text = rows.tables([_row("slow", "p50", 100.0), _row("slow", "p95", 120.25), _row("mila", "p95", 0.1234, "")])
+    lines = text.splitlines()
+    assert lines[0] == "Q"
+    assert lines[1].split() == ["p50,", "ms", "p95,", "ms", "p95"]
+    assert lines[2].split() == ["slow", "100", "120.2", "-"]
+    assert lines[3].split() == ["mila", "-", "-", "0.123"]
+
+
+def test_ratios_are_of_the_same_frames():
+    """One disturbed block does not move the ratio, though it moves both means."""
+    reference = [10.0] * 50
+    values = [4.0] * 40 + [100.0] * 10
+    assert latency._paired(values, reference) == pytest.approx(0.4)
+
+
+def test_flow_costs_more_than_it_should():
+    """Counted without computing: convolutions grow with the picture, its all-pairs comparison with its square."""
+    small, large = latency.raft_flops(128, 128), latency.raft_flops(256, 256)
+    assert 4 * small < large < 16 * small
+    assert latency.raft_flops(120, 121) == latency.raft_flops(128, 128)
+
+
+def test_a_turn_of_every_method():
+    config = replace(ModelConfig.tiny(), working_pixels=64 * 96)
+    engine = Engine(Mila(config), device="cpu", precision="fp32", threads=1, slow_threads=1)
+    random = np.random.default_rng(0)
+    frames = [(random.integers(0, 255, (64, 96, 3), np.uint8), 80.0) for _ in range(12)]
+    found, rounds = latency.measure(engine, frames, 0.0, lambda _: None)
+    assert rounds >= 3
+    by = {(row["method"], row["setting"], row["metric"]): row["value"] for row in found}
+    methods = {method for method, *_ in by}
+    assert {"slow network on every frame", "fast network alone", "MILA synchronous", "MILA asynchronous"} <= methods
+    for k in latency.INTERVALS:
+        setting = f"keyframe every {k} frames"
+        assert by["MILA synchronous", setting, "frames a keyframe"] == k
+        assert by["MILA asynchronous", setting, "frames a keyframe"] >= k
+        assert by["MILA synchronous", setting, "p50"] > 0
+    saved = [by["MILA synchronous", f"keyframe every {k} frames", "arithmetic against slow"] for k in latency.INTERVALS]
+    assert saved == sorted(saved, reverse=True)
+    assert by["slow network on every frame", "", "mean against slow"] == 1.0
+    for stage in ("upload", "slow", "fast", "ila", "heads", "download"):
+        assert by[stage, "", "p50"] >= 0
+    assert by["attention against RAFT-small", "96x64 picture", "ratio"] > 0
