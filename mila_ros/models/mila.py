@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
-from mila_ros.models.heads import Heads, metric_depth, unit_normals
+from mila_ros.models.heads import Heads, best_class, metric_depth, unit_normals
 from mila_ros.models.ila import KeyTiles, Propagation
 from mila_ros.models.layers import resize
 from mila_ros.models.networks import FastNetwork, Features, SlowNetwork
@@ -148,10 +147,9 @@ class Mila(nn.Module):
         answers: dict[str, Tensor] = {}
         if "segmentation" in predicted:
             scores = predicted["segmentation"]
-            best, ids = scores.max(dim=1)
-            answers["segmentation"] = ids.to(torch.uint8)
+            answers["segmentation"] = best_class(scores)
             if confidence:
-                answers["confidence"] = (best - scores.logsumexp(dim=1)).exp().float()
+                answers["confidence"] = (scores.amax(dim=1) - scores.logsumexp(dim=1)).exp()
         if "depth" in predicted:
             answers["depth"] = predicted["depth"][:, 0].float().contiguous()
         if "normals" in predicted:
@@ -173,4 +171,5 @@ def _to_size(value: Tensor, features: Features, size: tuple[int, int]) -> Tensor
     height, width = size
     padded_h, padded_w = value.shape[-2] * 4, value.shape[-1] * 4
     full = (round(height * padded_h / features.height), round(width * padded_w / features.width))
-    return resize(value, full)[..., :height, :width]
+    # float: half precision would show as steps in depth, and is slower to resize on a CPU.
+    return resize(value.float(), full)[..., :height, :width]
