@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from mila_ros.errors import UserError
 from mila_ros.models.config import ModelConfig
@@ -61,7 +61,7 @@ def save_model(model: Mila, path: Path, card: dict[str, Any] | None = None) -> N
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata=metadata)
+    partial.write_bytes(save(tensors, metadata=metadata))
     partial.replace(path)
 
 
