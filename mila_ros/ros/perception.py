@@ -1,8 +1,8 @@
 """The node `perception` (`mila node`): camera frames in, three pictures and the compute budget out.
 
-Two threads: the executor's takes messages, counts and replaces (newest wins), answers services and reports once a
-second; the worker's decodes, computes and publishes. The slow network has a third, inside the runtime. So receiving
-never waits for the networks, and the report goes on when they hang.
+Threads: the executor's takes messages, counts and replaces (newest wins), answers services and reports once a second;
+one decodes, one computes and publishes; the slow network has its own, inside the runtime. So receiving never waits for
+the networks, the next frame is decoded while one is computed, and the report goes on when the networks hang.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
@@ -45,7 +48,7 @@ from mila_ros.ros.parameters import Parameters, Settings
 from mila_ros.ros.support import interruptible
 from mila_ros.ros.topics_out import OUTPUT_QOS, CameraOutputs
 from mila_ros.runtime.budget import price
-from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.engine import Engine, Picture
 from mila_ros.runtime.meter import CameraCounts, resident_mb
 from mila_ros.runtime.pipeline import KeyframeState, Pipeline
 from mila_ros.runtime.slots import NewestSlots
@@ -53,6 +56,15 @@ from mila_ros.runtime.slots import NewestSlots
 REPORT_PERIOD = 1.0  # seconds of the steady clock
 # Warm-up picture: the usual camera.
 _USUAL_SIZE = (480, 640)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A frame that waits for the networks."""
+
+    frame: Frame
+    rgb: npt.NDArray[np.uint8]
+    picture: Picture
 
 
 @dataclass
@@ -88,7 +100,8 @@ class Perception(LifecycleNode):
         self._engine: Engine | None = None
         self._pipeline: Pipeline | None = None
         self._slots: NewestSlots[Frame] | None = None
-        self._worker: threading.Thread | None = None
+        self._decoded: NewestSlots[_Decoded] | None = None
+        self._threads: list[threading.Thread] = []
         self._inputs: dict[str, CameraInput] = {}
         self._outputs: dict[str, CameraOutputs] = {}
         self._noted: dict[str, _Noted] = {}
@@ -181,11 +194,13 @@ class Perception(LifecycleNode):
             clock=time.monotonic,
             on_error=self._complain,
         )
-        self._slots = NewestSlots(names)
-        self._worker = threading.Thread(
-            target=self._work, args=(self._pipeline, self._slots), name="mila-frames", daemon=True
-        )
-        self._worker.start()
+        self._slots, self._decoded = NewestSlots(names), NewestSlots(names)
+        self._threads = [
+            threading.Thread(target=self._decode, args=(self._pipeline, self._slots, self._decoded), daemon=True),
+            threading.Thread(target=self._work, args=(self._pipeline, self._decoded), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
         self._inputs = {
             camera.name: CameraInput(self, camera, self._take, time.monotonic) for camera in settings.cameras
         }
@@ -222,13 +237,15 @@ class Perception(LifecycleNode):
         for camera in self._inputs.values():
             camera.close()
         self._inputs = {}
-        if self._slots is not None:
-            self._slots.close()
-        if self._worker is not None:
-            self._worker.join()
+        for slots in (self._slots, self._decoded):
+            if slots is not None:
+                slots.close()
+        for thread in self._threads:
+            thread.join()
         if self._pipeline is not None:
             self._pipeline.close()
-        self._slots = self._worker = self._pipeline = None
+        self._slots = self._decoded = self._pipeline = None
+        self._threads = []
 
     def _release(self) -> None:
         for outputs in self._outputs.values():
@@ -261,17 +278,38 @@ class Perception(LifecycleNode):
         elif self._slots.put(camera, frame) is not None:
             meter.count(camera, "dropped")
 
-    def _work(self, pipeline: Pipeline, slots: NewestSlots[Frame]) -> None:
-        """The worker: newest frame of each camera, one after the other."""
-        with pipeline.fast_thread():
+    def _decode(self, pipeline: Pipeline, slots: NewestSlots[Frame], decoded: NewestSlots[_Decoded]) -> None:
+        """A thread: newest frame of each camera, from message to picture."""
+        with pipeline.prepare_thread():
             while (taken := slots.take()) is not None:
                 camera, frame = taken
-                try:
-                    self._answer(pipeline, camera, frame)
-                except (ImageError, ValueError) as error:  # the frame's fault
-                    self._failed(pipeline, camera, str(error))
-                except Exception as error:  # whatever it is, the next frame gets its chance
-                    self._failed(pipeline, camera, f"{type(error).__name__}: {error}")
+                with self._guarded(pipeline, camera):
+                    begin = time.perf_counter()
+                    rgb = decode_color(frame.message)
+                    pipeline.meter.time("decode", (time.perf_counter() - begin) * 1e3)
+                    for remark in remarks(frame.message):
+                        self._complain(camera, remark)
+                    picture = pipeline.engine.upload(rgb)
+                    if decoded.put(camera, _Decoded(frame, rgb, picture)) is not None:
+                        pipeline.meter.count(camera, "dropped")
+
+    def _work(self, pipeline: Pipeline, decoded: NewestSlots[_Decoded]) -> None:
+        """A thread: newest picture of each camera, one after the other."""
+        with pipeline.fast_thread():
+            while (taken := decoded.take()) is not None:
+                camera, waiting = taken
+                with self._guarded(pipeline, camera):
+                    self._answer(pipeline, camera, waiting)
+
+    @contextmanager
+    def _guarded(self, pipeline: Pipeline, camera: str) -> Iterator[None]:
+        """Whatever is wrong with a frame is counted and said, and the next one gets its chance."""
+        try:
+            yield
+        except (ImageError, ValueError) as error:  # the frame's fault
+            self._failed(pipeline, camera, str(error))
+        except Exception as error:
+            self._failed(pipeline, camera, f"{type(error).__name__}: {error}")
 
     def _failed(self, pipeline: Pipeline, camera: str, text: str) -> None:
         pipeline.meter.count(camera, "failed")
@@ -283,17 +321,13 @@ class Perception(LifecycleNode):
         if self._throttle.passes(text, time.monotonic()):
             self.get_logger().warning(text)
 
-    def _answer(self, pipeline: Pipeline, camera: str, frame: Frame) -> None:
+    def _answer(self, pipeline: Pipeline, camera: str, waiting: _Decoded) -> None:
+        frame, rgb = waiting.frame, waiting.rgb
         settings, outputs, noted, meter = self.settings, self._outputs[camera], self._noted[camera], pipeline.meter
         tasks = outputs.wanted()
         if not tasks:  # the last subscriber left while the frame waited
             meter.count(camera, "idle")
             return
-        begin = time.perf_counter()
-        rgb = decode_color(frame.message)
-        meter.time("decode", (time.perf_counter() - begin) * 1e3)
-        for remark in remarks(frame.message):
-            self._complain(camera, remark)
         size = (int(rgb.shape[0]), int(rgb.shape[1]))
         noted.frame, noted.size = frame.number, size
         calibration = self._calibrate(camera, size)
@@ -313,7 +347,7 @@ class Perception(LifecycleNode):
         stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
         answer, broken = pipeline.answer(
             camera,
-            rgb,
+            waiting.picture,
             tasks,
             calibration.focal or float(size[1]),  # without one there is no depth, and nothing else uses it
             frame.arrived,

@@ -131,11 +131,13 @@ class Engine:
         self.model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._fast_stream: Any = None
         self._slow_stream: Any = None
+        self._upload_stream: Any = None
         if self.device.type == "cuda":
             # Pictures of one size come again and again: let cuDNN choose its kernels by trying.
             torch.backends.cudnn.benchmark = True
             self._fast_stream = torch.cuda.Stream(self.device, priority=-1)
             self._slow_stream = torch.cuda.Stream(self.device, priority=0)
+            self._upload_stream = torch.cuda.Stream(self.device, priority=-1)
         self._flops: dict[tuple[int, int, tuple[str, ...]], Flops] = {}
         self._flops_lock = threading.Lock()
 
@@ -143,6 +145,12 @@ class Engine:
     def fast_thread(self) -> Iterator[None]:
         """For the thread that answers frames: its share of the machine."""
         with self._thread(self._threads, self._fast_stream):
+            yield
+
+    @contextmanager
+    def prepare_thread(self) -> Iterator[None]:
+        """For a thread that uploads pictures while another answers the one before."""
+        with self._thread(1, self._upload_stream):
             yield
 
     @contextmanager
@@ -222,8 +230,7 @@ class Engine:
         alone: nothing runs beside it (synchronous mode), so that it may have the threads of both.
         """
         begin = time.perf_counter()
-        if picture.ready is not None:
-            torch.cuda.current_stream(self.device).wait_event(picture.ready)
+        self._await(picture)
         own_threads = torch.get_num_threads()
         if alone:
             torch.set_num_threads(self._threads + self._slow_threads)
@@ -235,6 +242,13 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return memory, (time.perf_counter() - begin) * 1e3
+
+    def _await(self, picture: Picture) -> None:
+        """The stream of this thread goes on when the picture is there."""
+        if picture.ready is not None:
+            stream = torch.cuda.current_stream(self.device)
+            stream.wait_event(picture.ready)
+            picture.tensor.record_stream(stream)
 
     def answer(
         self,
@@ -255,6 +269,7 @@ class Engine:
             confidence: also give segmentation's confidence.
             output_size: (h, w) of the answers; None: `output_scale` decides.
         """
+        self._await(picture)
         watch = _Stopwatch(self.device)
         features = self.model.glance(picture.tensor)
         watch.lap("fast")

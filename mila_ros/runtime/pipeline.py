@@ -127,6 +127,10 @@ class Pipeline:
         for camera in self._cameras.values():
             camera.scheduler.max_age = seconds
 
+    def prepare_thread(self) -> AbstractContextManager[None]:
+        """For a thread that calls `engine.upload` ahead of `answer`: see `Engine.prepare_thread`."""
+        return self.engine.prepare_thread()
+
     def fast_thread(self) -> AbstractContextManager[None]:
         """For the thread that calls `answer`: see `Engine.fast_thread`."""
         return self.engine.fast_thread()
@@ -156,7 +160,7 @@ class Pipeline:
     def answer(
         self,
         camera: str,
-        rgb: npt.NDArray[np.uint8],
+        frame_picture: npt.NDArray[np.uint8] | Picture,
         tasks: Sequence[str],
         focal: float,
         arrived: float,
@@ -168,9 +172,9 @@ class Pipeline:
 
         Args:
             camera: its name.
-            rgb: (H, W, 3) uint8.
+            frame_picture: RGB (H, W, 3) uint8, or what `engine.upload` made of it.
             tasks: those that somebody wants.
-            focal: fx in pixels of `rgb`.
+            focal: fx in pixels of the camera's picture.
             arrived: when it came, on the pipeline's clock.
             frame: the camera's running number of the frame.
             stamp_ns: the header's stamp; one that jumps back makes the pipeline forget the keyframe.
@@ -183,7 +187,7 @@ class Pipeline:
             ValueError: a picture that the networks cannot take.
         """
         state = self._cameras[camera]
-        picture = self.engine.upload(rgb)
+        picture = frame_picture if isinstance(frame_picture, Picture) else self.engine.upload(frame_picture)
         why = self.break_in(camera, picture.original, stamp_ns)
         keyframe = state.slot.get()
         if why is not None or (keyframe is not None and keyframe.size != picture.size):
