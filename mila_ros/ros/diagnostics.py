@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,22 +28,27 @@ _KINDS = 64
 
 
 class Throttle:
-    """Lets a sentence through when it is new, and again each ten seconds. Numbers in it do not make it new."""
+    """Lets a sentence through when it is new, and again each ten seconds. Numbers in it do not make it new.
+
+    Any thread may ask.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._last: dict[str, float] = {}
 
     def passes(self, text: str, now: float) -> bool:
         """Whether to log it now."""
         kind = re.sub(r"\d+(\.\d+)?", "#", text)
-        last = self._last.get(kind)
-        if last is not None and now - last < _REPEAT:
-            return False
-        self._last.pop(kind, None)
-        self._last[kind] = now
-        if len(self._last) > _KINDS:
-            self._last.pop(next(iter(self._last)))
-        return True
+        with self._lock:
+            last = self._last.get(kind)
+            if last is not None and now - last < _REPEAT:
+                return False
+            self._last.pop(kind, None)
+            self._last[kind] = now
+            if len(self._last) > _KINDS:
+                self._last.pop(next(iter(self._last)))
+            return True
 
 
 @dataclass

@@ -8,18 +8,12 @@ the networks, the next frame is decoded while one is computed, and the report go
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import numpy as np
-import numpy.typing as npt
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
@@ -31,10 +25,9 @@ from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 
 from mila_ros.errors import UserError
-from mila_ros.images import ImageError, decode_color, remarks
 from mila_ros.models.checkpoint import load_model
 from mila_ros.msg import ComputeBudget
-from mila_ros.ros.cameras_in import Calibration, CameraInput, Frame, calibrate
+from mila_ros.ros.cameras_in import CameraInput
 from mila_ros.ros.diagnostics import (
     CameraReport,
     Throttle,
@@ -44,41 +37,18 @@ from mila_ros.ros.diagnostics import (
     diagnostic_array,
     idle_status,
 )
+from mila_ros.ros.frames import Frames
 from mila_ros.ros.parameters import Parameters, Settings
 from mila_ros.ros.support import interruptible
 from mila_ros.ros.topics_out import OUTPUT_QOS, CameraOutputs
 from mila_ros.runtime.budget import price
-from mila_ros.runtime.engine import Engine, Picture
+from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.meter import CameraCounts, resident_mb
 from mila_ros.runtime.pipeline import KeyframeState, Pipeline
-from mila_ros.runtime.slots import NewestSlots
 
 REPORT_PERIOD = 1.0  # seconds of the steady clock
 # Warm-up picture: the usual camera.
 _USUAL_SIZE = (480, 640)
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """A frame that waits for the networks."""
-
-    frame: Frame
-    rgb: npt.NDArray[np.uint8]
-    picture: Picture
-
-
-@dataclass
-class _Noted:
-    """What the worker last saw of a camera, for the report."""
-
-    problem: str | None = None
-    error: str | None = None
-    size: tuple[int, int] | None = None
-    output_size: tuple[int, int] | None = None
-    frame: int = 0
-    calibration: tuple[Any, ...] | None = None  # what it was made from
-    calibrated: Calibration | None = None
-    reported: CameraCounts | None = None  # totals at the last report
 
 
 class Perception(LifecycleNode):
@@ -99,12 +69,9 @@ class Perception(LifecycleNode):
             raise
         self._engine: Engine | None = None
         self._pipeline: Pipeline | None = None
-        self._slots: NewestSlots[Frame] | None = None
-        self._decoded: NewestSlots[_Decoded] | None = None
-        self._threads: list[threading.Thread] = []
+        self._frames: Frames | None = None
         self._inputs: dict[str, CameraInput] = {}
         self._outputs: dict[str, CameraOutputs] = {}
-        self._noted: dict[str, _Noted] = {}
         self._budget: LifecyclePublisher | None = None
         self._throttle = Throttle()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
@@ -184,7 +151,6 @@ class Perception(LifecycleNode):
         assert self._engine is not None
         settings = self.settings
         names = [camera.name for camera in settings.cameras]
-        self._noted = {name: _Noted() for name in names}
         self._pipeline = Pipeline(
             self._engine,
             names,
@@ -194,22 +160,15 @@ class Perception(LifecycleNode):
             clock=time.monotonic,
             on_error=self._complain,
         )
-        self._slots, self._decoded = NewestSlots(names), NewestSlots(names)
-        self._threads = [
-            threading.Thread(target=self._decode, args=(self._pipeline, self._slots, self._decoded), daemon=True),
-            threading.Thread(target=self._work, args=(self._pipeline, self._decoded), daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
-        self._inputs = {
-            camera.name: CameraInput(self, camera, self._take, time.monotonic) for camera in settings.cameras
-        }
+        self._frames = Frames(self._pipeline, self._outputs, self._inputs, lambda: self.settings, self._complain)
+        for camera in settings.cameras:
+            self._inputs[camera.name] = CameraInput(self, camera, self._frames.take, time.monotonic)
         for outputs in self._outputs.values():
             outputs.announce()
         for text in self._declared.unknown():
             self.get_logger().warning(text)
-        for camera in self._inputs.values():
-            self.get_logger().info(f"camera {camera.settings.name}: {camera.image_topic}, {camera.info_topic}")
+        for name, source in self._inputs.items():
+            self.get_logger().info(f"camera {name}: {source.image_topic}, {source.info_topic}")
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop answering; the model stays loaded."""
@@ -236,16 +195,12 @@ class Perception(LifecycleNode):
     def _stop(self) -> None:
         for camera in self._inputs.values():
             camera.close()
-        self._inputs = {}
-        for slots in (self._slots, self._decoded):
-            if slots is not None:
-                slots.close()
-        for thread in self._threads:
-            thread.join()
+        self._inputs.clear()
+        if self._frames is not None:
+            self._frames.close()
         if self._pipeline is not None:
             self._pipeline.close()
-        self._slots = self._decoded = self._pipeline = None
-        self._threads = []
+        self._frames = self._pipeline = None
 
     def _release(self) -> None:
         for outputs in self._outputs.values():
@@ -265,125 +220,11 @@ class Perception(LifecycleNode):
             self._pipeline.period = settings.keyframe_period
             self._pipeline.max_age = settings.keyframe_max_age
 
-    # Frames --------------------------------------------------------------------------------------------------------
-
-    def _take(self, camera: str, frame: Frame) -> None:
-        """In the executor's thread: leave the frame for the worker."""
-        if self._pipeline is None or self._slots is None:
-            return
-        meter = self._pipeline.meter
-        meter.count(camera, "received")
-        if not self._outputs[camera].wanted():
-            meter.count(camera, "idle")
-        elif self._slots.put(camera, frame) is not None:
-            meter.count(camera, "dropped")
-
-    def _decode(self, pipeline: Pipeline, slots: NewestSlots[Frame], decoded: NewestSlots[_Decoded]) -> None:
-        """A thread: newest frame of each camera, from message to picture."""
-        with pipeline.prepare_thread():
-            while (taken := slots.take()) is not None:
-                camera, frame = taken
-                with self._guarded(pipeline, camera):
-                    begin = time.perf_counter()
-                    rgb = decode_color(frame.message)
-                    pipeline.meter.time("decode", (time.perf_counter() - begin) * 1e3)
-                    for remark in remarks(frame.message):
-                        self._complain(camera, remark)
-                    picture = pipeline.engine.upload(rgb)
-                    if decoded.put(camera, _Decoded(frame, rgb, picture)) is not None:
-                        pipeline.meter.count(camera, "dropped")
-
-    def _work(self, pipeline: Pipeline, decoded: NewestSlots[_Decoded]) -> None:
-        """A thread: newest picture of each camera, one after the other."""
-        with pipeline.fast_thread():
-            while (taken := decoded.take()) is not None:
-                camera, waiting = taken
-                with self._guarded(pipeline, camera):
-                    self._answer(pipeline, camera, waiting)
-
-    @contextmanager
-    def _guarded(self, pipeline: Pipeline, camera: str) -> Iterator[None]:
-        """Whatever is wrong with a frame is counted and said, and the next one gets its chance."""
-        try:
-            yield
-        except (ImageError, ValueError) as error:  # the frame's fault
-            self._failed(pipeline, camera, str(error))
-        except Exception as error:
-            self._failed(pipeline, camera, f"{type(error).__name__}: {error}")
-
-    def _failed(self, pipeline: Pipeline, camera: str, text: str) -> None:
-        pipeline.meter.count(camera, "failed")
-        self._noted[camera].error = text
-        self._complain(camera, text)
-
     def _complain(self, camera: str, text: str) -> None:
+        """A line in the log, unless it was there a moment ago. From any thread."""
         text = f"camera {camera}: {text}"
         if self._throttle.passes(text, time.monotonic()):
             self.get_logger().warning(text)
-
-    def _answer(self, pipeline: Pipeline, camera: str, waiting: _Decoded) -> None:
-        frame, rgb = waiting.frame, waiting.rgb
-        settings, outputs, noted, meter = self.settings, self._outputs[camera], self._noted[camera], pipeline.meter
-        tasks = outputs.wanted()
-        if not tasks:  # the last subscriber left while the frame waited
-            meter.count(camera, "idle")
-            return
-        size = (int(rgb.shape[0]), int(rgb.shape[1]))
-        noted.frame, noted.size = frame.number, size
-        calibration = self._calibrate(camera, size)
-        if calibration.focal is None and "depth" in tasks:
-            tasks = tuple(task for task in tasks if task != "depth")
-            noted.problem = f"no depth: {calibration.problem} (or set {camera}.fallback_hfov)"
-            self._complain(camera, noted.problem)
-            if not tasks:
-                self._failed(pipeline, camera, noted.problem)
-                return
-        else:
-            noted.problem = calibration.problem
-            if noted.problem is not None:
-                self._complain(camera, noted.problem)
-
-        header = frame.message.header
-        stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-        answer, broken = pipeline.answer(
-            camera,
-            waiting.picture,
-            tasks,
-            calibration.focal or float(size[1]),  # without one there is no depth, and nothing else uses it
-            frame.arrived,
-            frame.number,
-            stamp_ns,
-            outputs.wants_confidence(),
-        )
-        if broken is not None:
-            self._complain(camera, f"{broken}; the keyframe is forgotten")
-        noted.output_size = answer.size
-
-        begin = time.perf_counter()
-        outputs.publish(
-            header,
-            answer,
-            rgb,
-            calibration.info,
-            settings.depth_encoding,
-            settings.view_max_depth,
-            settings.view_opacity,
-        )
-        meter.time("publish", (time.perf_counter() - begin) * 1e3)
-        total = (time.monotonic() - frame.arrived) * 1e3
-        meter.time("total", total)
-        meter.answered(camera, total, late=total > settings.deadline)
-
-    def _calibrate(self, camera: str, size: tuple[int, int]) -> Calibration:
-        """The camera's calibration for frames of this size, worked out anew only when something changed."""
-        source, noted = self._inputs.get(camera), self._noted[camera]
-        info = source.info if source is not None else None
-        topic = source.info_topic if source is not None else ""
-        fallback = self.settings.camera(camera).fallback_hfov
-        made_from = (info, size, fallback)
-        if noted.calibrated is None or noted.calibration is None or not _same(noted.calibration, made_from):
-            noted.calibration, noted.calibrated = made_from, calibrate(info, topic, size, fallback)
-        return noted.calibrated
 
     # Report --------------------------------------------------------------------------------------------------------
 
@@ -391,8 +232,8 @@ class Perception(LifecycleNode):
         """Once a second: budget and diagnostics."""
         stamp = self.get_clock().now().to_msg()
         name = self.get_fully_qualified_name().lstrip("/")
-        pipeline, engine = self._pipeline, self._engine
-        if pipeline is None or engine is None:
+        pipeline, frames, engine = self._pipeline, self._frames, self._engine
+        if pipeline is None or frames is None or engine is None:
             state = "configured" if engine is not None else "not configured"
             self._diagnostics.publish(diagnostic_array(stamp, [idle_status(name, state, self.failure)]))
             return
@@ -400,7 +241,7 @@ class Perception(LifecycleNode):
         window = pipeline.meter.window(now)
         reports: dict[str, CameraReport] = {}
         for camera, source in self._inputs.items():
-            noted, seen = self._noted[camera], window.cameras[camera]
+            noted, seen = frames.noted[camera], window.cameras[camera]
             before = noted.reported or CameraCounts()
             since = None if source.last_arrival is None else now - source.last_arrival
             stale = since is None or since > settings.stale_after
@@ -430,25 +271,6 @@ class Perception(LifecycleNode):
         statuses = [camera_status(name, camera, report, settings.stale_after) for camera, report in reports.items()]
         statuses.append(budget_status(name, budget, settings.deadline))
         self._diagnostics.publish(diagnostic_array(stamp, statuses))
-
-
-def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    """The same calibration message (drivers send an equal one with each frame), size and field of view."""
-    (info_a, *rest_a), (info_b, *rest_b) = a, b
-    if rest_a != rest_b:
-        return False
-    if info_a is info_b:
-        return True
-    if info_a is None or info_b is None:
-        return False
-    fields = ("height", "width", "distortion_model", "d", "k", "r", "p")
-    return all(_equal(getattr(info_a, field), getattr(info_b, field)) for field in fields)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if hasattr(a, "__len__") and not isinstance(a, str):
-        return len(a) == len(b) and all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
 
 
 def _arguments(argv: list[str]) -> list[str]:

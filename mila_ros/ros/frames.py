@@ -1,0 +1,218 @@
+"""Frames on their way through: taken, decoded, answered, published; newest wins at each step, everything is counted."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mila_ros.images import ImageError, decode_color, remarks
+from mila_ros.ros.cameras_in import Calibration, CameraInput, Frame, calibrate
+from mila_ros.ros.parameters import Settings
+from mila_ros.ros.topics_out import CameraOutputs
+from mila_ros.runtime.engine import Picture
+from mila_ros.runtime.meter import CameraCounts
+from mila_ros.runtime.pipeline import Pipeline
+from mila_ros.runtime.slots import NewestSlots
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A frame that waits for the networks."""
+
+    frame: Frame
+    rgb: npt.NDArray[np.uint8]
+    picture: Picture
+
+
+@dataclass
+class Noted:
+    """What was last seen of a camera, for the report."""
+
+    problem: str | None = None  # what stands in the way of an answer
+    error: str | None = None  # of the last frame that failed
+    size: tuple[int, int] | None = None
+    output_size: tuple[int, int] | None = None
+    calibration: tuple[Any, ...] | None = None  # what it was made from
+    calibrated: Calibration | None = None
+    reported: CameraCounts | None = None  # totals at the last report
+
+
+class Frames:
+    """Two threads between the cameras and the topics: one decodes, one computes and publishes.
+
+    Args:
+        pipeline: the runtime; closed by its owner, after this.
+        outputs: by camera.
+        inputs: by camera; may be filled later.
+        settings: the parameters as they are now.
+        say: takes a camera and a sentence for the log.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        outputs: Mapping[str, CameraOutputs],
+        inputs: Mapping[str, CameraInput],
+        settings: Callable[[], Settings],
+        say: Callable[[str, str], None],
+    ) -> None:
+        self._pipeline = pipeline
+        self._outputs = outputs
+        self._inputs = inputs
+        self._settings = settings
+        self._say = say
+        self.noted = {camera: Noted() for camera in outputs}
+        self._slots: NewestSlots[Frame] = NewestSlots(outputs)
+        self._decoded: NewestSlots[_Decoded] = NewestSlots(outputs)
+        self._threads = [
+            threading.Thread(target=self._decode, name="mila-decode", daemon=True),
+            threading.Thread(target=self._work, name="mila-answer", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop both threads; what waits is let go."""
+        self._slots.close()
+        self._decoded.close()
+        for thread in self._threads:
+            thread.join()
+
+    def take(self, camera: str, frame: Frame) -> None:
+        """In the executor's thread, so quick: leave the frame for the one that decodes."""
+        meter = self._pipeline.meter
+        meter.count(camera, "received")
+        if not self._outputs[camera].wanted():
+            meter.count(camera, "idle")
+        elif self._slots.put(camera, frame) is not None:
+            meter.count(camera, "dropped")
+
+    def _decode(self) -> None:
+        """A thread: newest frame of each camera, from message to picture."""
+        with self._pipeline.prepare_thread():
+            while (taken := self._slots.take()) is not None:
+                camera, frame = taken
+                with self._guarded(camera):
+                    begin = time.perf_counter()
+                    rgb = decode_color(frame.message)
+                    self._pipeline.meter.time("decode", (time.perf_counter() - begin) * 1e3)
+                    for remark in remarks(frame.message):
+                        self._say(camera, remark)
+                    picture = self._pipeline.engine.upload(rgb)
+                    if self._decoded.put(camera, _Decoded(frame, rgb, picture)) is not None:
+                        self._pipeline.meter.count(camera, "dropped")
+
+    def _work(self) -> None:
+        """A thread: newest picture of each camera, one after the other."""
+        with self._pipeline.fast_thread():
+            while (taken := self._decoded.take()) is not None:
+                camera, waiting = taken
+                with self._guarded(camera):
+                    self._answer(camera, waiting)
+
+    @contextmanager
+    def _guarded(self, camera: str) -> Iterator[None]:
+        """Whatever is wrong with a frame is counted and said, and the next one gets its chance."""
+        try:
+            yield
+        except (ImageError, ValueError) as error:  # the frame's fault
+            self._failed(camera, str(error))
+        except Exception as error:
+            self._failed(camera, f"{type(error).__name__}: {error}")
+
+    def _failed(self, camera: str, text: str) -> None:
+        self._pipeline.meter.count(camera, "failed")
+        self.noted[camera].error = text
+        self._say(camera, text)
+
+    def _answer(self, camera: str, waiting: _Decoded) -> None:
+        frame, rgb = waiting.frame, waiting.rgb
+        settings, outputs, noted = self._settings(), self._outputs[camera], self.noted[camera]
+        meter = self._pipeline.meter
+        tasks = outputs.wanted()
+        if not tasks:  # the last subscriber left while the frame waited
+            meter.count(camera, "idle")
+            return
+        size = (int(rgb.shape[0]), int(rgb.shape[1]))
+        noted.size = size
+        calibration = self._calibrate(camera, size)
+        if calibration.focal is None and "depth" in tasks:
+            tasks = tuple(task for task in tasks if task != "depth")
+            noted.problem = f"no depth: {calibration.problem} (or set {camera}.fallback_hfov)"
+            self._say(camera, noted.problem)
+            if not tasks:
+                self._failed(camera, noted.problem)
+                return
+        else:
+            noted.problem = calibration.problem
+            if noted.problem is not None:
+                self._say(camera, noted.problem)
+
+        header = frame.message.header
+        stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+        answer, broken = self._pipeline.answer(
+            camera,
+            waiting.picture,
+            tasks,
+            calibration.focal or float(size[1]),  # without one there is no depth, and nothing else uses it
+            frame.arrived,
+            frame.number,
+            stamp_ns,
+            outputs.wants_confidence(),
+        )
+        if broken is not None:
+            self._say(camera, f"{broken}; the keyframe is forgotten")
+        noted.output_size = answer.size
+
+        begin = time.perf_counter()
+        outputs.publish(
+            header,
+            answer,
+            rgb,
+            calibration.info,
+            settings.depth_encoding,
+            settings.view_max_depth,
+            settings.view_opacity,
+        )
+        meter.time("publish", (time.perf_counter() - begin) * 1e3)
+        total = (time.monotonic() - frame.arrived) * 1e3
+        meter.time("total", total)
+        meter.answered(camera, total, late=total > settings.deadline)
+
+    def _calibrate(self, camera: str, size: tuple[int, int]) -> Calibration:
+        """The camera's calibration for frames of this size, worked out anew only when something changed."""
+        source, noted = self._inputs.get(camera), self.noted[camera]
+        info = source.info if source is not None else None
+        topic = source.info_topic if source is not None else ""
+        fallback = self._settings().camera(camera).fallback_hfov
+        made_from = (info, size, fallback)
+        if noted.calibrated is None or noted.calibration is None or not _same(noted.calibration, made_from):
+            noted.calibration, noted.calibrated = made_from, calibrate(info, topic, size, fallback)
+        return noted.calibrated
+
+
+def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    """The same calibration message (drivers send an equal one with each frame), size and field of view."""
+    (info_a, *rest_a), (info_b, *rest_b) = a, b
+    if rest_a != rest_b:
+        return False
+    if info_a is info_b:
+        return True
+    if info_a is None or info_b is None:
+        return False
+    fields = ("height", "width", "distortion_model", "d", "k", "r", "p")
+    return all(_equal(getattr(info_a, field), getattr(info_b, field)) for field in fields)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if hasattr(a, "__len__") and not isinstance(a, str):
+        return len(a) == len(b) and all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
