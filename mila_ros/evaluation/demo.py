@@ -245,6 +245,8 @@ def _notes(
         notes.append(
             f"{len(frames) - len(stamps)} pictures share their stamp with another: their latency is not certain."
         )
+    if not found["keyframes"]:
+        notes.append("The slow network finished no keyframe in this time: every answer is the fast network's alone.")
     if found["frames"]["lost"]:
         notes.append(f"{found['frames']['lost']} frames were published but never reached the node.")
     if session.arrivals["lost_messages"]:

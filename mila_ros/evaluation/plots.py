@@ -259,15 +259,15 @@ def usage_over_time(usage: Sequence[Usage], start_ns: int, cores: int) -> str | 
     axes.plot(times, [u.rss_mb for u in usage], color=ACCENT, linewidth=1.6, label="resident memory")
     axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
     axes.annotate("first frame", (0, 0), xytext=(4, 4), textcoords="offset points", color=MUTED, fontsize=8)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * max(u.rss_mb for u in usage))
     axes.set(title="Memory and CPU of the node", xlabel="s since the first frame", ylabel="MiB")
     right: Any = axes.twinx()
     right.plot(times, [u.cpu_percent for u in usage], color=WARM, linewidth=0.9, alpha=0.75, label="CPU")
-    right.set_ylim(0, cores * 100 * 1.05)
+    right.set_ylim(0, cores * 125)
     right.set_ylabel(f"CPU % of {cores} x 100")
     right.grid(visible=False)
     handles = axes.get_legend_handles_labels(), right.get_legend_handles_labels()
-    axes.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], **_ABOVE, ncols=2)
+    axes.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="upper left", ncols=2)
     return _svg(figure, "usage")
 
 
