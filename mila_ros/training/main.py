@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--processes", type=int, default=1, help="data-parallel processes; one a core on a CPU")
     parser.add_argument("--fresh", action="store_true", help="ignore a state to resume from")
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)  # settings may stand before and after options
     path = Path(options.config)
     if not path.suffix:
         path = config_path(f"train/{options.config}.yaml")

@@ -123,7 +123,7 @@ def test_two_stages_from_folder_to_comparison(tree: Path, tmp_path: Path, capsys
     data = f"nyuv2={tree}"
     slow, fast = tmp_path / "slow", tmp_path / "fast"
     common = [data, "rendered_clips=0", *SMALL]
-    assert train(["slow", *common, TINY, "--out", str(slow), "--device", "cpu"]) == 0
+    assert train(["slow", "--out", str(slow), *common, "--device", "cpu", TINY]) == 0
     start = f"start={slow / 'model.safetensors'}"
     assert train(["fast", *common, start, "--out", str(fast), "--device", "cpu"]) == 0
     before, after = load_model(slow / "model.safetensors"), load_model(fast / "model.safetensors")
