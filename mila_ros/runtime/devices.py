@@ -40,7 +40,7 @@ def fast_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16, so that it is quicker than float32 there."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = torch.cpu.get_capabilities()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch cannot tell
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
 
 
