@@ -303,8 +303,14 @@ def test_mila_env(wheels, shell):
     assert found["LD_LIBRARY_PATH"].split(":") == libraries
     assert found["RMW_IMPLEMENTATION"] == "rmw_fastrtps_cpp"
     assert found["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
-    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
-        assert found[name] == f"{wheels}/config/fastdds.xml"
+    assert found["FASTDDS_DEFAULT_PROFILES_FILE"] == f"{wheels}/config/fastdds.xml"
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in found  # Fast DDS 3 reads it, too, but complains
+
+
+def test_mila_env_names_the_profile_as_the_distribution_reads_it(tmp_path):
+    text = environment.script(tmp_path, tmp_path / ".venv", {}, "jazzy")
+    assert "export FASTRTPS_DEFAULT_PROFILES_FILE=" in text
+    assert "export FASTDDS_DEFAULT_PROFILES_FILE=" not in text
 
 
 def test_mila_env_keeps_what_the_user_chose(wheels):

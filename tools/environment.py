@@ -61,9 +61,11 @@ def script(root: Path, venv: Path, values: Mapping[str, str], ros: str) -> str:
         lines.append("# Nobody else's robot by accident; SUBNET to talk to other machines.")
         lines.append('export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"')
     profile = _quoted(root / "config" / "fastdds.xml")
-    lines.append("# The user's own profile wins. Fast DDS 2 (ROS 2 Jazzy) reads the second name, Fast DDS 3 the first.")
+    lines.append("# The user's own profile wins. Fast DDS 2 (ROS 2 Jazzy) reads FASTRTPS_..., Fast DDS 3 warns of it.")
+    older = ros in ("humble", "iron", "jazzy")
+    variable = "FASTRTPS_DEFAULT_PROFILES_FILE" if older else "FASTDDS_DEFAULT_PROFILES_FILE"
     lines.append('if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then')
-    lines.append(f"  export FASTDDS_DEFAULT_PROFILES_FILE={profile} FASTRTPS_DEFAULT_PROFILES_FILE={profile}")
+    lines.append(f"  export {variable}={profile}")
     lines.append("fi")
     return "\n".join(lines) + "\n"
 
