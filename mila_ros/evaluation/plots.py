@@ -96,8 +96,8 @@ def latency_histogram(frames: Sequence[FrameTime], latency: Latency) -> str:
     for share, value, colour in (("p50", latency.p50, INK), ("p95", latency.p95, MUTED), ("p99", latency.p99, WARM)):
         if value is not None:
             axes.axvline(value, color=colour, linewidth=1.4, linestyle=(0, (4, 2)), label=f"{share} {value:.0f} ms")
-    axes.legend(loc="upper right")
-    axes.set(title="Latency, publication to last output", xlabel="ms", ylabel="frames", xlim=(0, top))
+    axes.legend(**_ABOVE, ncols=3)
+    axes.set(title="Latency", xlabel="ms from publication to last output", ylabel="frames", xlim=(0, top))
     axes.grid(axis="x", visible=False)
     return _svg(figure, "histogram")
 

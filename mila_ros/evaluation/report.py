@@ -188,7 +188,7 @@ def strip(evidence: Evidence) -> dict[str, Any]:
         "times": [f"{max(0.0, (m.stamp_ns - start) * 1e-9):.1f} s" for m in chosen],
         "legend": pictures.legend(labels, evidence.classes, table),
         "gradient": pictures.depth_gradient(),
-        "ticks": [f"{value:g}" for value in np.linspace(0, farthest, 5)],
+        "ticks": [f"{value:.1f}" for value in np.linspace(0, farthest, 5)],
     }
 
 
