@@ -231,7 +231,8 @@ def budget_over_time(samples: Sequence[BudgetSample], start_ns: int) -> str | No
 
 def keyframe_age(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
     """Age of the keyframe that answers, whenever the node reported; None where there was never one."""
-    known = [s for s in samples if math.isfinite(s.keyframe_age)]
+    # Without frames nobody asks for keyframes, and the last one only grows older.
+    known = [s for s, frames in zip(samples, answered_in(samples)) if frames and math.isfinite(s.keyframe_age)]
     if not known:
         return None
     figure, axes = _figure()
