@@ -135,7 +135,10 @@ def test_a_node_that_cannot_start_is_quoted(bag, model, tmp_path):
 
 def test_interrupted_it_takes_all_with_it(bag, model, tmp_path):
     out = tmp_path / "out"
+    # A test run in the background of a shell ignores SIGINT, and so would what it starts.
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
     demo = subprocess.Popen(_command(bag, model, out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    signal.signal(signal.SIGINT, kept)
     try:
         children: list[int] = []
         deadline = time.monotonic() + 120

@@ -338,5 +338,3 @@ class Engine:
         memory, _ = self.keyframe(picture)
         self.answer_keyframe(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks)
         self.answer(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks)
-        # Counted beside the first frames, it would keep the slow network from the first keyframe for a second or two.
-        self.flops(picture.size, self.tasks)
