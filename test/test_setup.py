@@ -207,6 +207,17 @@ def test_keys_follow_what_a_step_depends_on(tree):
     assert changed() == ["dependencies", "build"]
 
 
+def test_the_environment_stays_when_workspaces_are_sourced_over_the_same_ros(tree, tmp_path):
+    ros = tmp_path / "ros"
+    (ros / "share" / "rclpy").mkdir(parents=True)
+
+    def key(prefixes):
+        return Setup(tree, {"ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": prefixes}).keys()["venv"]
+
+    assert key(f"{tree}/.venv/ros/install:{ros}") == key(str(ros)) == key(f"/ws/install/mila_ros:{ros}")
+    assert key("/another/ros") != key(str(ros))
+
+
 def test_done_steps_are_not_repeated(tree):
     setup = Setup(tree, {})
     setup.program.parent.mkdir(parents=True)
@@ -314,10 +325,16 @@ def test_mila_env_names_the_profile_as_the_distribution_reads_it(tmp_path):
 
 
 def test_mila_env_keeps_what_the_user_chose(wheels):
+    library = wheels / ".venv" / "lib" / "librmw_zenoh_cpp.so"
+    library.parent.mkdir(exist_ok=True)
+    library.touch()
     own = {"RMW_IMPLEMENTATION": "rmw_zenoh_cpp", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"}
     found = sourced("sh", wheels / ".venv" / "bin" / "mila-env", FASTRTPS_DEFAULT_PROFILES_FILE="/my.xml", **own)
     assert {name: found[name] for name in own} == own
     assert "FASTDDS_DEFAULT_PROFILES_FILE" not in found
+    library.unlink()
+    found = sourced("sh", wheels / ".venv" / "bin" / "mila-env", **own)
+    assert found["RMW_IMPLEMENTATION"] == "rmw_fastrtps_cpp"  # what is chosen but not installed cannot start
 
 
 def test_mila_env_on_wheels_is_not_shadowed_by_another_ros(wheels):

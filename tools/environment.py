@@ -18,7 +18,7 @@ def variables(venv: Path, install: Path, site_packages: Path, ros: str, environ:
     """
     if ros:
         root = install.parent.parent.parent
-        found = {name: _without(environ.get(name, ""), root) for name in SEARCH_PATHS}
+        found = {name: without(environ.get(name, ""), root) for name in SEARCH_PATHS}
         values = {
             "AMENT_PREFIX_PATH": _joined(install, found["AMENT_PREFIX_PATH"]),
             "CMAKE_PREFIX_PATH": _joined(install, found["CMAKE_PREFIX_PATH"]),
@@ -57,7 +57,11 @@ def script(root: Path, venv: Path, values: Mapping[str, str], ros: str) -> str:
         else:
             lines.append(f"export {name}={_quoted(value)}")
     if not ros:
-        lines.append('export RMW_IMPLEMENTATION="${RMW_IMPLEMENTATION:-rmw_fastrtps_cpp}"')
+        lines.append(
+            "# A middleware that the wheels lack (chosen in a .bashrc, say) would keep the nodes from starting."
+        )
+        lines.append(f'if [ ! -e {_quoted(venv)}/lib/lib"${{RMW_IMPLEMENTATION:-none}}".so ]; then')
+        lines.append("  export RMW_IMPLEMENTATION=rmw_fastrtps_cpp; fi")
         lines.append("# Nobody else's robot by accident; SUBNET to talk to other machines.")
         lines.append('export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST}"')
     profile = _quoted(root / "config" / "fastdds.xml")
@@ -107,6 +111,6 @@ def _joined(*parts: object) -> str:
     return ":".join(str(part) for part in parts if str(part))
 
 
-def _without(value: str, root: Path) -> str:
+def without(value: str, root: Path) -> str:
     """A search path without the folders inside `root`, which an earlier `mila-env` may have added."""
     return ":".join(p for p in value.split(":") if p and root not in Path(p).absolute().parents)

@@ -68,8 +68,10 @@ class Setup:
         """Key of every step, in order; a step's key holds the keys before it."""
         base = getattr(sys, "_base_executable", None) or sys.executable
         asked = self.environ.get("PYTHON", "")
-        prefixes = self.environ.get("AMENT_PREFIX_PATH", "") if self.ros else ""
-        venv = _digest([str(self.root), os.path.realpath(base), sys.version, asked, self.ros, prefixes])
+        # The environment stands on the ROS installation; workspaces over it matter to the build alone.
+        prefixes = environment.without(self.environ.get("AMENT_PREFIX_PATH", ""), self.root) if self.ros else ""
+        underlay = next((p for p in prefixes.split(":") if (Path(p) / "share" / "rclpy").is_dir()), "")
+        venv = _digest([str(self.root), os.path.realpath(base), sys.version, asked, self.ros, underlay])
         backend = self.environ.get("UV_TORCH_BACKEND", "")
         tools = [p for p in sorted((self.root / "tools").glob("*.py")) if p.name != "lock.py"]
         dependencies = _digest([venv, backend, UV], [*(self.root / name for name in LOCKS), *tools])
@@ -92,7 +94,7 @@ class Setup:
         check_platform(self.ros)
         python = choose_python(self.environ, self.ros)
         check_tools(python)
-        if "dependencies" in todo:
+        if "venv" in todo or ("dependencies" in todo and "dependencies" not in self.done):
             check_disk(self._room())
         for step, work in (
             ("venv", self._make_venv),
