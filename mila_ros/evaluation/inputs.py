@@ -65,6 +65,13 @@ class DemoInput:
             values.append(f"{camera}.fallback_hfov:={self.fov_deg:.6f}")
         return values
 
+    def node_remappings(self) -> list[str]:
+        """For `mila node`: a compressed topic that is not called so is given the name that the node expects."""
+        expected = f"{self.image_topic}/compressed"
+        if not self.compressed or self.image_topic.endswith("/compressed"):
+            return []
+        return ["--ros-args", "-r", f"{expected}:={self.image_topic}"]
+
 
 def default_clip() -> Path:
     """The clip that comes with the package.

@@ -121,10 +121,11 @@ def run_session(
     # A recording's pictures are read again from it later; others are kept by the recorder, which subscribes, too.
     play += ["--report", str(play_report), "--delay-until-subscribers", "2" if live else "1"]
 
+    words = [word for parameter in node_parameters for word in ("-p", parameter)]
     usage: list[Usage] = []
     with Team(folder / "logs", environment(domain)) as team:
         say(f"starting the node (ROS_DOMAIN_ID={domain} to look in)")
-        node = team.start("node", mila("node", *(word for p in node_parameters for word in ("-p", p))))
+        node = team.start("node", mila("node", *words, *given.node_remappings()))
         meter = _Meter(node, usage)
         recorder = team.start("record", record)
         team.wait(

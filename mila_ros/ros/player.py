@@ -30,7 +30,7 @@ from mila_ros.errors import UserError
 from mila_ros.ros.pacing import Pacer, Restamper, header_stamp, with_stamp
 from mila_ros.ros.sources import CameraNames, Source, is_image, open_source
 from mila_ros.ros.support import interruptible, message_class
-from mila_ros.worlds.bags import BagTruncated, RawMessage
+from mila_ros.worlds.bags import BagTruncated, RawMessage, stamp_of
 
 LATE_NS = 5_000_000
 """A message published this long after its time counts as late."""
@@ -145,7 +145,7 @@ class Player(Node):
     def _publish(self, outlet: _Outlet, message: RawMessage) -> None:
         data = message.data
         if self._restamper and outlet.stamped:
-            data = with_stamp(data, self._restamper.moved(header_stamp(data)))
+            data = with_stamp(data, self._restamper.moved(stamp_of(message)))
         published_ns = time.monotonic_ns()
         outlet.publisher.publish(data)
         self.report.messages += 1

@@ -114,6 +114,13 @@ def pick_info(topic: str, infos: list[str]) -> str | None:
     return sibling_info(topic, infos) or (infos[0] if len(infos) == 1 else None)
 
 
+def answer_prefixes(topics: Mapping[str, Any]) -> tuple[str, ...]:
+    """Beginnings of the topics that a perception node of this package published: what stands beside its budget."""
+    return tuple(
+        name.rpartition("/")[0] + "/" for name, info in topics.items() if info.msgtype == "mila_ros/msg/ComputeBudget"
+    )
+
+
 def listing(topics: Mapping[str, Any]) -> str:
     """Topics and their types, for an error message."""
     return ", ".join(f"{name} ({info.msgtype}, {info.messages})" for name, info in sorted(topics.items())) or "none"

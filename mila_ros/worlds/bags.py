@@ -147,7 +147,13 @@ class Bag:
             if name is not None and name not in self.topics:
                 raise BagError(f"{self.path} has no topic {name}; it has {bag_topics.listing(self.topics)}")
         infos = sorted(name for name, info in self.topics.items() if info.msgtype == bag_topics.CAMERA_INFO)
-        candidates = [c for name, first in self._first_images().items() if (c := bag_topics.classify(name, first))]
+        # What this package's node said when the bag was recorded is no ground truth.
+        answers = bag_topics.answer_prefixes(self.topics)
+        candidates = [
+            candidate
+            for name, first in self._first_images().items()
+            if not name.startswith(answers) and (candidate := bag_topics.classify(name, first))
+        ]
         if color is not None:
             if self.topics[color].msgtype not in bag_topics.IMAGE_TYPES:
                 raise BagError(f"topic {color} of {self.path} holds {self.topics[color].msgtype}, not images")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -41,6 +43,9 @@ def test_a_recording_is_looked_through(tmp_path):
     assert "front.image_topic:=/cam/color/image_raw" in parameters
     assert "front.camera_info_topic:=/cam/color/camera_info" in parameters
     assert "front.transport:=raw" in parameters
+    assert found.node_remappings() == []
+    odd = replace(found, compressed=True, image_topic="/cam/image_compressed")
+    assert odd.node_remappings() == ["--ros-args", "-r", "/cam/image_compressed/compressed:=/cam/image_compressed"]
 
 
 def test_without_calibration_a_field_of_view_is_assumed(tmp_path):

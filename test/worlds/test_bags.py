@@ -17,6 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 
 from mila_ros.images import CameraInfoError
 from mila_ros.worlds import bag_topics
+from mila_ros.worlds.bag_storage import TopicInfo
 from mila_ros.worlds.bag_writer import BagWriter, Messages
 from mila_ros.worlds.bags import Bag, BagError, BagTruncated, fov_intrinsics, stamp_of
 from mila_ros.worlds.frames import Intrinsics
@@ -82,6 +83,20 @@ def test_frames_with_all_ground_truth(tmp_path, jpeg):
             assert frame.intrinsics == CAMERA
         assert bag.unpaired == {"depth": 0, "labels": 0, "normals": 0}
         assert len(list(bag.frames())) == 6, "a second reading starts from the front"
+
+
+def test_what_the_node_itself_said_is_no_ground_truth():
+    topics = {
+        name: TopicInfo(msgtype, 1, False)
+        for name, msgtype in {
+            "/perception/budget": "mila_ros/msg/ComputeBudget",
+            "/perception/front/depth/image": bag_topics.IMAGE,
+            "/camera/depth/image": bag_topics.IMAGE,
+        }.items()
+    }
+    own = bag_topics.answer_prefixes(topics)
+    assert [name for name in topics if name.startswith(own)] == ["/perception/budget", "/perception/front/depth/image"]
+    assert not any(name.startswith(bag_topics.answer_prefixes({})) for name in topics)
 
 
 def test_ground_truth_is_paired_by_stamp_not_by_order(tmp_path):
