@@ -55,6 +55,11 @@ def load(verb: str):
                 "installation and the workspace that mila_ros was built in, or use `.venv/bin/mila`, "
                 "which `make setup` makes"
             ) from error
+        if error.name and error.name.partition(".")[0] != "mila_ros":
+            raise UserError(
+                f"`mila {verb}` needs the Python package {error.name}, which {sys.executable} does not have: activate "
+                "the environment that `make setup` made (`. .venv/bin/activate`), or `pip install .` in the source"
+            ) from error
         raise
 
 
