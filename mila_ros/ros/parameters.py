@@ -47,6 +47,8 @@ class Setting:
             name=self.name,
             description=self.description,
             read_only=self.fixed,
+            # Otherwise rclpy refuses `ros2 param set ... 1` before anybody can take it for 1.0.
+            dynamic_typing=isinstance(self.default, float),
             additional_constraints=f"one of {', '.join(self.choices)}" if self.choices else "",
         )
         if self.low is not None and self.high is not None:
@@ -55,6 +57,11 @@ class Setting:
             else:
                 made.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
         return made
+
+    def accepts(self, type_: Parameter.Type) -> bool:
+        """Whether a value of this type can be meant: the default's own, and whole numbers for any number."""
+        own = Parameter.Type.from_parameter_value(self.default)
+        return type_ == own or (own == Parameter.Type.DOUBLE and type_ == Parameter.Type.INTEGER)
 
     def complaint(self, value: Any) -> str | None:
         """Why the value cannot be, in a sentence; None if it can."""
@@ -234,6 +241,8 @@ class Parameters:
                 given = self._overrides().get(setting.name)
                 reason = setting.complaint(given.value) if given is not None else None
                 raise UserError(f"parameter {reason or error}") from error
+            if not setting.accepts(declared.type_):
+                raise UserError(f"parameter {setting.name} has the wrong type: {_type_hint(setting)}")
             reason = setting.complaint(declared.value)
             if reason is not None:
                 raise UserError(f"parameter {reason}")
@@ -253,7 +262,8 @@ class Parameters:
         return said
 
     def _value(self, name: str) -> Any:
-        return self._node.get_parameter(name).value
+        value = self._node.get_parameter(name).value
+        return float(value) if isinstance(self._settings_of[name].default, float) else value
 
     def _read(self) -> Settings:
         values = {
@@ -283,7 +293,7 @@ class Parameters:
             setting = self._settings_of.get(parameter.name)
             if setting is None:
                 continue
-            if parameter.type_ != Parameter.Type.from_parameter_value(setting.default):
+            if not setting.accepts(parameter.type_):
                 return SetParametersResult(successful=False, reason=f"{parameter.name}: {_type_hint(setting)}")
             reason = setting.complaint(parameter.value)
             if reason is not None:
@@ -321,7 +331,7 @@ def _type_hint(setting: Setting) -> str:
     if isinstance(setting.default, bool):
         return "it is true or false"
     if isinstance(setting.default, float):
-        return "it is a number with a decimal point (1.0, not 1)"
+        return "it is a number"
     if isinstance(setting.default, int):
         return "it is a whole number"
     if isinstance(setting.default, list):

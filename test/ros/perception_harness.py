@@ -138,11 +138,12 @@ class Peer:
             self.node.destroy_client(client)
 
     def set_parameter(self, name: str, value: float | str, node: str = "/perception") -> Any:
-        typed = (
-            ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
-            if isinstance(value, str)
-            else ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
-        )
+        if isinstance(value, str):
+            typed = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
+        elif isinstance(value, int):
+            typed = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
+        else:
+            typed = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
         request = SetParameters.Request(parameters=[Parameter(name=name, value=typed)])
         return self.call(SetParameters, f"{node}/set_parameters", request).results[0]
 

@@ -219,6 +219,9 @@ def test_parameters_act_at_once_or_are_refused_with_a_sentence(peer):
     assert peer.set_parameter("keyframe.period", 0.25).successful
     budgets = peer.budgets()
     wait(lambda: budgets and budgets[-1].keyframe_period_s == pytest.approx(0.25), "the new period")
+    assert peer.set_parameter("keyframe.period", 1).successful  # a whole number is a number
+    wait(lambda: budgets[-1].keyframe_period_s == pytest.approx(1.0), "the period given as a whole number")
+    assert peer.set_parameter("keyframe.period", 0.25).successful
     assert peer.set_parameter("mode", "synchronous").successful
     wait(lambda: budgets[-1].mode == "synchronous", "the new mode")
     assert peer.set_parameter("mode", "asynchronous").successful
@@ -235,7 +238,7 @@ def test_parameters_act_at_once_or_are_refused_with_a_sentence(peer):
         ("depth_encoding", "64FC1", "32FC1, 16UC1"),
         ("device", "cuda", "read-only"),
         ("model", "other", "read-only"),
-        ("keyframe.period", "soon", "type"),
+        ("keyframe.period", "soon", "it is a number"),
         ("front.image_topic", "/other", "read-only"),
     ):
         refused = peer.set_parameter(name, value)

@@ -124,7 +124,7 @@ def test_tasks_that_the_checkpoint_lacks_are_refused(tmp_path):
         (["precision:=fp16", "device:=cpu"], "needs a GPU"),
         (["precision:=int8"], "fp32, bf16, fp16"),
         (["mode:=often"], "asynchronous, synchronous"),
-        (["keyframe.period:=1"], "decimal point"),
+        (["keyframe.period:=often"], "keyframe.period has the wrong type: it is a number"),
         (["keyframe.period:=-1.0"], "between 0 and 60"),
         (["output_scale:=3.0"], "output_scale is 3.0"),
         (["cameras:=[a__b]"], "a__b"),
