@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -16,12 +17,20 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from mila_ros.images import CameraInfoError, intrinsics
 from mila_ros.ros.parameters import CameraSettings
 
-# Best effort matches publishers of both kinds; a reliable subscription would not match a best-effort camera.
+# Best effort matches publishers of both kinds; a reliable subscription would not match a best-effort camera. Five, not
+# one: what the middleware replaces while the executor is busy is lost uncounted; here the newest wins all the same.
 INPUT_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
-    depth=1,
+    depth=5,
     reliability=ReliabilityPolicy.BEST_EFFORT,
     durability=DurabilityPolicy.VOLATILE,
+)
+
+LATCHED_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 
 
@@ -74,6 +83,15 @@ class CameraInput:
                 copy.copy(INPUT_QOS),
                 qos_overriding_options=overrides,
             ),
+            # Some drivers and bags publish the calibration once, for whoever comes later.
+            # That it does not fit the many that publish it again and again is no news.
+            node.create_subscription(
+                CameraInfo,
+                settings.info_topic,
+                self._latched_info,
+                LATCHED_QOS,
+                event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False),
+            ),
         ]
 
     @property
@@ -98,6 +116,10 @@ class CameraInput:
 
     def _camera_info(self, message: CameraInfo) -> None:
         self.info = message
+
+    def _latched_info(self, message: CameraInfo) -> None:
+        if self.info is None:  # never in place of a newer one
+            self.info = message
 
     def silence(self) -> str:
         """Why no frame may be coming, as far as the graph of nodes tells."""

@@ -13,12 +13,15 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,
+    InvalidTopicNameException,
     ParameterUninitializedException,
 )
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
 
 from mila_ros.errors import UserError
+from mila_ros.images import MAX_PIXELS
 from mila_ros.runtime.devices import PRECISIONS
 from mila_ros.runtime.pipeline import MODES
 
@@ -27,6 +30,8 @@ DEPTH_ENCODINGS = ("32FC1", "16UC1")
 # A camera's name is a part of topic and parameter names; these already mean something there.
 RESERVED = ("keyframe", "threads", "view", "qos_overrides", "budget")
 _COMPRESSED = "/compressed"
+# The camera of config/perception.yaml.
+_SHIPPED = tuple(f"front.{key}" for key in ("image_topic", "camera_info_topic", "transport", "fallback_hfov"))
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ SETTINGS = (
         307_200,
         "Larger frames are shrunk to this many pixels first, which bounds the outputs, too (307200 is 640x480).",
         16_384,
-        33_177_600,
+        MAX_PIXELS,
     ),
     Setting("depth_encoding", "32FC1", "32FC1: metres; 16UC1: millimetres, 0 unknown.", choices=DEPTH_ENCODINGS),
     Setting("confidence", True, "Offer segmentation's confidence (0..1, 32FC1) as a topic.", fixed=True),
@@ -257,6 +262,8 @@ class Parameters:
         for name in sorted(self._overrides()):
             if self._node.has_parameter(name) or name.startswith("qos_overrides."):
                 continue
+            if name in _SHIPPED:
+                continue  # cameras of other names with the shipped parameters file
             close = difflib.get_close_matches(name, declared, n=1)
             said.append(f'there is no parameter "{name}"' + (f'; did you mean "{close[0]}"?' if close else ""))
         return said
@@ -280,6 +287,13 @@ class Parameters:
         base = image_topic.removesuffix(_COMPRESSED)
         if not info_topic:
             info_topic = f"{base.rpartition('/')[0]}/camera_info" if "/" in base else "camera_info"
+        for key, topic in (("image_topic", base), ("camera_info_topic", info_topic)):
+            try:
+                validate_topic_name(topic)
+            except InvalidTopicNameException as error:
+                # Its second line draws an arrow under the wrong letter.
+                reason = str(error).splitlines()[0].rstrip(":")
+                raise UserError(f'parameter {name}.{key} is "{topic}": {reason}') from error
         return CameraSettings(
             name=name,
             image_topic=base + _COMPRESSED if compressed else image_topic,

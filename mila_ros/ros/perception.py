@@ -8,11 +8,14 @@ the networks, the next frame is decoded while one is computed, and the report go
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -47,6 +50,7 @@ from mila_ros.runtime.meter import CameraCounts, resident_mb
 from mila_ros.runtime.pipeline import KeyframeState, Pipeline
 
 REPORT_PERIOD = 1.0  # seconds of the steady clock
+LONGEST_END = 10.0  # seconds from a signal to the end of the process
 # Warm-up picture: the usual camera.
 _USUAL_SIZE = (480, 640)
 
@@ -78,6 +82,11 @@ class Perception(LifecycleNode):
         # The report has a steady clock of its own: simulated time may stand still or jump.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._report_timer = self.create_timer(REPORT_PERIOD, self._report, clock=steady)
+
+    def destroy_node(self) -> None:
+        """Also the state machine: it holds the DDS participant, which would live until the interpreter has ended."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
 
     @property
     def settings(self) -> Settings:
@@ -195,11 +204,11 @@ class Perception(LifecycleNode):
     def _stop(self) -> None:
         for camera in self._inputs.values():
             camera.close()
-        self._inputs.clear()
         if self._frames is not None:
             self._frames.close()
         if self._pipeline is not None:
             self._pipeline.close()
+        self._inputs.clear()  # the last frame looked at its camera's calibration
         self._frames = self._pipeline = None
 
     def _release(self) -> None:
@@ -295,8 +304,8 @@ def _arguments(argv: list[str]) -> list[str]:
     return ros
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; returns 0 then.
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the node until SIGINT or SIGTERM; ends the process then, with status 0.
 
     Raises:
         UserError: it cannot start: a wrong parameter, or, with autostart, no such model or device.
@@ -309,12 +318,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Without rcl's own source lines: "..., at /project/src/rcl/arguments.c:415".
         raise UserError(f"ROS arguments: {re.sub(', at [^ ]*:[0-9]+', '', str(error))}") from error
     stopped = threading.Event()
-    try:
-        with interruptible(stopped):
+    with interruptible(stopped):  # to the very end: launch passes a Ctrl-C on as a second SIGINT
+        try:
             _run(stopped)
-    finally:
-        rclpy.try_shutdown()
-    return 0
+        finally:
+            rclpy.try_shutdown()
+        # All is closed. Taking PyTorch's modules apart would take seconds more on a busy machine.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _run(stopped: threading.Event) -> None:
@@ -325,13 +337,19 @@ def _run(stopped: threading.Event) -> None:
     executor = SingleThreadedExecutor()
     try:
         executor.add_node(node)
-        if node.settings.autostart:
-            configured = node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-            if not configured or node.trigger_activate() != TransitionCallbackReturn.SUCCESS:
+        for step in (node.trigger_configure, node.trigger_activate) if node.settings.autostart else ():
+            if stopped.is_set():
+                break
+            if step() != TransitionCallbackReturn.SUCCESS:
                 raise UserError(node.failure or "the node could not be activated; see the log above")
         while not stopped.is_set():
             executor.spin_once(timeout_sec=0.2)
     finally:
+        # A device that hangs must not keep the process: `ros2 launch` gives it 15 s before it kills.
+        watchdog = threading.Timer(LONGEST_END, os._exit, (1,))
+        watchdog.daemon = True
+        watchdog.start()
         node.on_shutdown(LifecycleState(state_id=0, label="exit"))
         executor.shutdown()
         node.destroy_node()
+        watchdog.cancel()

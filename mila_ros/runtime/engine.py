@@ -170,6 +170,7 @@ class Engine:
             with torch.inference_mode(), torch.cuda.device(self.device), torch.cuda.stream(stream):
                 yield
             return
+        torch.get_num_threads()  # this thread's lazy set-up, which would later overwrite the next line
         torch.set_num_threads(threads)  # OpenMP keeps this a calling thread
         cv2.setNumThreads(1)  # its pool would take the other network's cores to shrink a picture
         with torch.inference_mode():

@@ -93,6 +93,7 @@ class Pipeline:
             name: _Camera(KeyframeScheduler(period, max_age, index / len(cameras)), KeyframeSlot())
             for index, name in enumerate(cameras)
         }
+        self._counts = True
         self._jobs: NewestSlots[_Job] = NewestSlots([*cameras, _COUNTING])
         self._thread = threading.Thread(target=self._slow_loop, name="mila-slow", daemon=True)
         self._thread.start()
@@ -195,9 +196,6 @@ class Pipeline:
             keyframe = None
         state.size, state.stamp_ns, state.frame = picture.original, stamp_ns, frame
         tasks = tuple(tasks)
-        if self.engine.known_flops(picture.size, tasks) is None:
-            self._jobs.put(_COUNTING, _Job(None, frame, arrived, 0, picture.size, tasks))
-
         reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None)
         if reason is not None and self._mode == "synchronous":
             state.scheduler.started(arrived)
@@ -222,6 +220,9 @@ class Pipeline:
             self.meter.ran("heads", picture.size, tasks)
         self.meter.ran("frame", picture.size, tasks)
         self.meter.times(answer.milliseconds)
+        if self._counts and self.engine.known_flops(picture.size, tasks) is None:
+            # After the frame's own keyframe: counting may wait, frames without a keyframe are poor.
+            self._jobs.put(_COUNTING, _Job(None, frame, arrived, 0, picture.size, tasks))
         return answer, why
 
     def _finished(
@@ -247,7 +248,11 @@ class Pipeline:
     def _work(self, camera: str, job: _Job) -> None:
         if job.picture is None:
             if self.engine.known_flops(job.size, job.tasks) is None:
-                self.engine.flops(job.size, job.tasks)
+                try:
+                    self.engine.flops(job.size, job.tasks)
+                except Exception:
+                    self._counts = False  # once is enough: it must not come between keyframes again and again
+                    raise
             return
         memory, slow_ms = self.engine.keyframe(job.picture)
         self.meter.time("slow", slow_ms)

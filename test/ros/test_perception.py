@@ -361,3 +361,18 @@ def test_a_change_of_resolution_and_stamps_that_jump_back_are_survived(running):
     assert "from 128x96 to 160x120" in process.log
     assert exchange(peer, frame(690, 160, 120))
     assert "jumped back" in process.log
+
+
+def test_a_calibration_that_was_published_once_is_heard(peer):
+    infos = peer.listen(CameraInfo, "/perception/rear/depth/camera_info")
+    peer.listen(Image, "/perception/rear/depth/image")
+    jpeg = cv2.imencode(".jpg", np.full((96, 128, 3), 90, np.uint8))[1].tobytes()
+    # The field of view that is assumed without it has another focal length.
+    peer.publish("/rear/camera_info", camera_info(focal=100.0), qos=LATCHED)
+
+    def told():
+        peer.publish("/rear/image_raw/compressed", CompressedImage(format="jpeg", data=jpeg))
+        time.sleep(0.1)
+        return infos and infos[-1].k[0] == pytest.approx(50.0)
+
+    wait(told, "the calibration, scaled to the output")

@@ -131,6 +131,8 @@ def test_tasks_that_the_checkpoint_lacks_are_refused(tmp_path):
         (["cameras:=[front, front]"], "twice"),
         (["cameras:=[keyframe]"], "taken"),
         (["front.transport:=zip"], "raw, compressed"),
+        (["front.image_topic:=front-left/image"], 'front.image_topic is "front-left/image"'),
+        (["front.image_topic:=''"], 'front.image_topic is ""'),
         (["tasks:=[segmentation, flow]"], "flow"),
     ],
 )
