@@ -27,7 +27,7 @@ from mila_ros.models.mila import Mila
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.geometry import moved_view
 from mila_ros.worlds.motion import random_motion
-from mila_ros.worlds.nyuv2 import NyuV2
+from mila_ros.worlds.nyuv2 import CLASSES, NyuV2
 
 DISTANCES = (1, 5, 10)
 
@@ -118,7 +118,7 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def open_data(text: str, split: str) -> Sequence[Frame]:
+def open_data(text: str, split: str, classes: int) -> Sequence[Frame]:
     """Frames of `KIND:FOLDER`.
 
     Raises:
@@ -127,14 +127,14 @@ def open_data(text: str, split: str) -> Sequence[Frame]:
     kind, _, folder = text.partition(":")
     if kind != "nyuv2" or not folder:
         raise UserError(f'--data "{text}": expected nyuv2:FOLDER')
-    return NyuV2(folder, split)
+    return NyuV2(folder, split, classes)
 
 
 def main(argv: list[str]) -> int:
     """Entry of `mila compare`."""
     parser = argparse.ArgumentParser(prog="mila compare", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", required=True, help="nyuv2:FOLDER with rgb/, depth8/, label40/")
-    parser.add_argument("--split", default="all", help="train, validation or all (default) of the folder's frames")
+    parser.add_argument("--split", default="all", help="train, validation, held-out or all (default)")
     parser.add_argument("--model", default="indoor", help="a shipped model's name or a checkpoint file")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--distances", type=int, nargs="+", default=list(DISTANCES), metavar="D")
@@ -147,7 +147,7 @@ def main(argv: list[str]) -> int:
         model = fuse_for_inference(load_model(options.model)).to(device, memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device "{options.device}" is not usable here: {error}') from error
-    frames = open_data(options.data, options.split)
+    frames = open_data(options.data, options.split, len(model.config.classes) or CLASSES)
     shown = tqdm(frames, desc="compare", unit="frame", file=sys.stderr)
     results = compare_frames(model, shown, device, options.distances)
     print(format_table(results))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
+from tqdm import tqdm
 
 from mila_ros.errors import UserError
 from mila_ros.paths import config_path
@@ -16,7 +17,8 @@ from mila_ros.training.data import Pool, decoded, pool_of_frames, pool_of_render
 from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.trainer import Trainer
 from mila_ros.worlds.frames import Frame
-from mila_ros.worlds.nyuv2 import NyuV2
+from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.nyuv2 import NyuV2, held_out_names
 
 
 def load_pools(settings: TrainSettings, device: torch.device) -> tuple[list[tuple[Pool, float]], Sequence[Frame]]:
@@ -24,9 +26,15 @@ def load_pools(settings: TrainSettings, device: torch.device) -> tuple[list[tupl
     pools: list[tuple[Pool, float]] = []
     validation: Sequence[Frame] = []
     if settings.nyuv2 is not None:
-        frames = decoded(NyuV2(settings.nyuv2, "train"), "load NYUv2")
+        classes = len(load_labels(settings.labels).classes)
+        everything = NyuV2(settings.nyuv2, "all", classes)
+        judged = {name for name, counts in held_out_names(everything.folder).items() if counts}
+        if judged.intersection(everything.names):
+            validation = list(decoded(NyuV2(settings.nyuv2, "validation", classes), "load validation"))
+        else:
+            tqdm.write("nothing is held out to judge by: list names in validation.txt of the folder", file=sys.stderr)
+        frames = decoded(NyuV2(settings.nyuv2, "train", classes), "load NYUv2")
         pools.append((pool_of_frames(frames, device, settings.keep_scale), settings.nyuv2_share))
-        validation = list(decoded(NyuV2(settings.nyuv2, "validation"), "load validation"))
     if settings.rendered_clips:
         s = settings
         pool = pool_of_rendered(

@@ -6,6 +6,9 @@
 
 Source: Silberman et al., "Indoor Segmentation and Support Inference from RGBD Images", ECCV 2012; the 40 classes are
 those of Gupta et al., CVPR 2013. Normals are not part of it: they are fitted to the depth (geometry.py).
+
+Own pictures in the same layout may bring two files of their own: `camera.yaml` (fx, fy, cx, cy, width, height, in
+pixels; without it: the Kinect's) and `validation.txt` (names that are not trained on; without it: those of NYUv2).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import yaml
 
 from mila_ros.errors import UserError
 from mila_ros.paths import config_path
@@ -28,10 +32,30 @@ CLASSES = 39
 LAYOUT = "expected FOLDER/rgb/NNNN.jpg, FOLDER/depth8/NNNN.png and FOLDER/label40/NNNN.png"
 
 
-def validation_names() -> frozenset[str]:
-    """Stems of the frames that are never trained on (config/splits/nyuv2_validation.txt)."""
-    lines = config_path("splits/nyuv2_validation.txt").read_text(encoding="utf-8").splitlines()
-    return frozenset(name for line in lines if not line.startswith("#") for name in line.split())
+SPLITS = ("train", "validation", "held-out", "all")
+
+
+def held_out_names(folder: Path | None = None) -> dict[str, bool]:
+    """Frames that are never trained on, and whether each is judged (`-NAME`: it is not).
+
+    Args:
+        folder: whose `validation.txt` is read if it has one; otherwise config/splits/nyuv2_validation.txt.
+    """
+    own = None if folder is None else folder / "validation.txt"
+    path = own if own is not None and own.is_file() else config_path("splits/nyuv2_validation.txt")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    marked = [name for line in lines if not line.startswith("#") for name in line.split()]
+    return {name.removeprefix("-"): not name.startswith("-") for name in marked}
+
+
+def _camera(folder: Path) -> Intrinsics:
+    path = folder / "camera.yaml"
+    if not path.is_file():
+        return KINECT
+    try:
+        return Intrinsics(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, TypeError) as error:
+        raise UserError(f"{path}: expected fx, fy, cx, cy, width and height as numbers: {error}") from error
 
 
 class NyuV2(Sequence[Frame]):
@@ -39,24 +63,32 @@ class NyuV2(Sequence[Frame]):
 
     Args:
         folder: see the module's docstring for its layout.
-        split: "train" (without the validation frames), "validation", or "all".
+        split: "train", "validation" (held-out frames, at most 8 of a room), "held-out" (all of these) or "all".
+        classes: how many labels there may be.
 
     Raises:
         UserError: the folder or a file of it is missing or damaged.
     """
 
-    def __init__(self, folder: str | Path, split: str = "all") -> None:
+    def __init__(self, folder: str | Path, split: str = "all", classes: int = CLASSES) -> None:
         self.folder = Path(folder).expanduser()
+        self.classes = classes
         if not (self.folder / "rgb").is_dir():
             raise UserError(f"{self.folder} is not an NYUv2 folder: it has no rgb/; {LAYOUT}")
         pictures = {p.stem: p for p in sorted((self.folder / "rgb").iterdir()) if p.suffix in (".jpg", ".png")}
         if split != "all":
-            if split not in ("train", "validation"):
-                raise UserError(f'split must be train, validation or all; got "{split}"')
-            held_out = validation_names()
-            pictures = {k: p for k, p in pictures.items() if (k in held_out) == (split == "validation")}
+            if split not in SPLITS:
+                raise UserError(f'split must be one of {", ".join(SPLITS)}; got "{split}"')
+            held_out = held_out_names(self.folder)
+            wanted = {
+                "train": lambda name: name not in held_out,
+                "validation": lambda name: held_out.get(name, False),
+                "held-out": lambda name: name in held_out,
+            }[split]
+            pictures = {name: path for name, path in pictures.items() if wanted(name)}
         if not pictures:
             raise UserError(f"{self.folder}/rgb has no pictures of the split {split}; {LAYOUT}")
+        self.camera = _camera(self.folder)
         self.pictures = pictures
         self.names = list(pictures)
         for name in self.names:
@@ -77,14 +109,14 @@ class NyuV2(Sequence[Frame]):
             raise UserError(
                 f"frame {name}: picture {rgb.shape[:2]}, depth {raw.shape} and labels {labels.shape} differ in size"
             )
-        wrong = (labels >= CLASSES) & (labels != 255)
+        wrong = (labels >= self.classes) & (labels != 255)
         if wrong.any():
             raise UserError(
                 f"{self.folder}/label40/{name}.png has the value {int(labels[wrong].max())}: "
-                "labels must be 0..38 or 255"
+                f"labels must be 0..{self.classes - 1} or 255"
             )
         depth = ((raw.astype(np.float32) + 0.5) * DEPTH_UNIT).astype(np.float32)
-        intrinsics = KINECT.scaled(rgb.shape[1], rgb.shape[0])
+        intrinsics = self.camera.scaled(rgb.shape[1], rgb.shape[0])
         return Frame(
             rgb=cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB),
             intrinsics=intrinsics,

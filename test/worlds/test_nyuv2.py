@@ -6,7 +6,7 @@ import pytest
 
 from mila_ros.errors import UserError
 from mila_ros.worlds.labels import load_labels
-from mila_ros.worlds.nyuv2 import CLASSES, NyuV2, validation_names
+from mila_ros.worlds.nyuv2 import CLASSES, NyuV2, held_out_names
 
 from .nyu_tree import make_tree
 
@@ -27,11 +27,37 @@ def test_a_frame_has_picture_depth_labels_normals(tmp_path) -> None:
 
 
 def test_training_and_validation_share_no_frame(tmp_path) -> None:
-    folder = make_tree(tmp_path, ["0003", "0022", "0130", "0131"])
-    train, validation = NyuV2(folder, "train"), NyuV2(folder, "validation")
-    assert set(train.names) == {"0003", "0131"}
-    assert set(validation.names) == {"0022", "0130"}
-    assert len(validation_names()) == 109
+    folder = make_tree(tmp_path, ["0003", "0022", "0130", "0131", "0224"])
+    assert NyuV2(folder, "train").names == ["0003", "0131"]
+    assert NyuV2(folder, "validation").names == ["0022", "0130"]  # 0224 is set aside: neither trained on nor judged
+    assert NyuV2(folder, "held-out").names == ["0022", "0130", "0224"]
+
+
+def test_no_room_is_more_than_a_tenth_of_the_validation() -> None:
+    names = held_out_names()
+    assert len(names) == 109
+    rooms: list[list[str]] = []
+    for name in names:
+        follows = rooms and int(name) == int(rooms[-1][-1]) + 1
+        rooms[-1].append(name) if follows else rooms.append([name])
+    judged = [sum(names[name] for name in room) for room in rooms]
+    assert min(judged) >= 1
+    assert max(judged) <= 8
+    assert sum(judged) == 77
+
+
+def test_own_pictures_bring_camera_and_split(tmp_path) -> None:
+    folder = make_tree(tmp_path, ["0022", "0131"])
+    (folder / "camera.yaml").write_text("{fx: 400, fy: 400, cx: 320, cy: 240, width: 640, height: 480}")
+    (folder / "validation.txt").write_text("0131\n")
+    assert NyuV2(folder, "validation").names == ["0131"]
+    assert NyuV2(folder, "train").names == ["0022"]
+    assert NyuV2(folder)[0].intrinsics.fx == 400 * 128 / 640
+    with pytest.raises(UserError, match=r"labels must be 0\.\.3"):
+        NyuV2(folder, classes=4)[0]
+    (folder / "camera.yaml").write_text("{fx: 400}")
+    with pytest.raises(UserError, match=r"camera\.yaml: expected fx"):
+        NyuV2(folder)
 
 
 def test_there_is_a_name_and_a_colour_for_every_class() -> None:
