@@ -15,7 +15,7 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.paths import checkpoints_dir
 
-FORMAT = "mila_ros/1"
+FORMAT = "mila_ros/2"
 _SUFFIX = ".safetensors"
 
 
@@ -76,6 +76,12 @@ def read_header(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors checkpoint: {error}") from error
+    if str(metadata.get("format")).startswith("mila_ros/") and metadata["format"] != FORMAT:
+        raise UserError(
+            f'{path} was made by another version of mila_ros (format "{metadata["format"]}", '
+            f'this one reads "{FORMAT}"): '
+            "train it again, or use the version that made it"
+        )
     if metadata.get("format") != FORMAT:
         raise UserError(f'{path} is not a mila_ros checkpoint (format "{metadata.get("format")}", expected "{FORMAT}")')
     config = ModelConfig.from_dict(json.loads(metadata["config"]))

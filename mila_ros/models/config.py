@@ -29,16 +29,17 @@ class ModelConfig:
     """timm name; needs features at strides 4, 8, 16 and 32."""
     fast_backbone: str = "tf_efficientnet_lite0"
     """timm name; runs on the half-size picture and is cut after its stride-16 stage."""
-    channels: int = 128
+    slow_channels: int = 128
+    """Width of the slow network's decoder."""
+    channels: int = 96
     """Channels of the stride-8 features that heads read, adversary compares and ILA carries."""
-    slow_head_channels: int = 64
-    fast_head_channels: int = 48
+    head_channels: int = 64
+    """Width of the heads, the same for both networks: the fast network's start as copies of the slow network's."""
 
     window: int = 9
     """P: side of the square of keyframe positions that a pixel looks at, in stride-8 cells; odd."""
-    query_channels: int = 64
-    value_channels: int = 64
-    """Equal to `query_channels`, so that PyTorch's fused attention takes them (ten times faster on a CPU)."""
+    query_channels: int = 96
+    """Equal to `channels`, so that PyTorch's fused attention takes queries and values (ten times faster on a CPU)."""
     keys: str = "fast"
     """Which network describes the keyframe for look-up: "fast" (like meets like) or "slow" (as in the paper)."""
     tile: int = 5
@@ -76,12 +77,11 @@ class ModelConfig:
             classes=("wall", "floor", "chair", "table") if "segmentation" in tasks else (),
             slow_backbone="mobilenetv3_small_050",
             fast_backbone="mobilenetv3_small_050",
-            channels=16,
-            slow_head_channels=16,
-            fast_head_channels=8,
+            slow_channels=16,
+            channels=8,
+            head_channels=8,
             window=5,
             query_channels=8,
-            value_channels=8,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,9 +19,9 @@ _START_DEPTH = 2.5
 class Head(nn.Module):
     """One task: (B, C, H/8, W/8) and details (B, D, H/4, W/4) -> (B, out, H/4, W/4)."""
 
-    def __init__(self, c_in: int, channels: int, out: int, dense: bool) -> None:
+    def __init__(self, c_in: int, channels: int, out: int) -> None:
         super().__init__()
-        self.coarse = ConvBlock(c_in, channels, 3) if dense else separable(c_in, channels)
+        self.coarse = separable(c_in, channels)
         self.fine = separable(channels, channels)
         self.out = nn.Conv2d(channels, out, 1)
 
@@ -36,17 +36,23 @@ class Heads(nn.Module):
     Args:
         config: tasks and classes.
         detail_in: channels of the stride-4 map.
-        channels: width of a head.
-        dense: full 3x3 convolutions (slow network) instead of separable ones (fast network).
     """
 
-    def __init__(self, config: ModelConfig, detail_in: int, channels: int, dense: bool) -> None:
+    def __init__(self, config: ModelConfig, detail_in: int) -> None:
         super().__init__()
         outputs = {"segmentation": len(config.classes), "depth": 1, "normals": 3}
+        channels = config.head_channels
         self.detail = ConvBlock(detail_in, channels, relu=False)
-        self.tasks = nn.ModuleDict(
-            {task: Head(config.channels, channels, outputs[task], dense) for task in config.tasks}
-        )
+        self.tasks = nn.ModuleDict({task: Head(config.channels, channels, outputs[task]) for task in config.tasks})
+
+    @torch.no_grad()
+    def start_from(self, trained: Heads) -> None:
+        """Take over another network's trained heads; what its details added starts as their mean."""
+        self.tasks.load_state_dict(trained.tasks.state_dict())
+        for norm, source in zip(self.detail.modules(), trained.detail.modules(), strict=True):
+            if isinstance(norm, nn.BatchNorm2d) and isinstance(source, nn.BatchNorm2d):
+                norm.weight.zero_()
+                norm.bias.copy_(source.bias)
 
     def forward(self, coarse: Tensor, detail: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Raw answers at stride 4: class scores, log of canonical depth over 2.5 m, unnormalised normals."""

@@ -20,6 +20,11 @@ from torch import Tensor, nn
 
 from mila_ros.models.layers import ConvBlock
 
+_MATCH_GAIN = 2.0
+"""Scale of queries and keys at the start: features of unit variance that agree outweigh those that do not."""
+_NEARNESS = 2.5
+"""Cells: spread of the bell with which near places are preferred at the start."""
+
 
 class KeyTiles(NamedTuple):
     """A keyframe prepared for look-up, once: keys and values of each query tile with its halo.
@@ -67,6 +72,23 @@ class LocalAttention(nn.Module):
         self.value = nn.Conv2d(value_in, value_channels, 1)
         self.position_bias = nn.Parameter(torch.zeros(window * window))
         self._masks: dict[tuple[int, int], Tensor] = {}
+
+    @torch.no_grad()
+    def start_as_look_up(self) -> None:
+        """Weights with which a place finds its like nearby and brings it back as it is.
+
+        Needs equal channels of query and key features, and of value features and values.
+        """
+        nn.init.orthogonal_(self.query.weight.flatten(1), gain=_MATCH_GAIN)
+        self.key.weight.copy_(self.query.weight)
+        nn.init.dirac_(self.value.weight)
+        for layer in (self.query, self.key, self.value):
+            if layer.bias is not None:
+                layer.bias.zero_()
+        r = self.window // 2
+        offset = torch.arange(-r, r + 1, dtype=torch.float32)
+        square = offset[:, None] ** 2 + offset[None, :] ** 2
+        self.position_bias.copy_(-square.flatten() / (2 * _NEARNESS**2))
 
     def train(self, mode: bool = True) -> LocalAttention:
         """Switch modes; the learned bias may change in training, so the mask made from it is not kept."""
@@ -172,15 +194,21 @@ class LocalAttention(nn.Module):
 class Propagation(nn.Module):
     """Carries a keyframe's features to the current frame by local attention and fuses them with what is seen now.
 
+    It starts as a look-up and no more: values are the slow network's features themselves, queries and keys compare
+    like with like, near places are preferred, and what is seen now adds nothing. So training starts from the slow
+    network's quality and not from noise.
+
     current (B, C, H, W) and memory -> (B, C, H, W).
     """
 
-    def __init__(
-        self, channels: int, key_in: int, query_channels: int, value_channels: int, window: int, tile: int
-    ) -> None:
+    def __init__(self, channels: int, query_channels: int, window: int, tile: int) -> None:
         super().__init__()
-        self.attention = LocalAttention(channels, key_in, channels, query_channels, value_channels, window, tile)
-        self.fuse = nn.Sequential(ConvBlock(channels + value_channels, channels), nn.Conv2d(channels, channels, 1))
+        self.attention = LocalAttention(channels, channels, channels, query_channels, channels, window, tile)
+        self.attention.start_as_look_up()
+        last = nn.Conv2d(channels, channels, 1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.fuse = nn.Sequential(ConvBlock(2 * channels, channels), last)
 
     def remember(self, described: Tensor, carried: Tensor) -> KeyTiles:
         """Prepare a keyframe; see :meth:`LocalAttention.remember`."""
@@ -188,4 +216,4 @@ class Propagation(nn.Module):
 
     def forward(self, current: Tensor, memory: KeyTiles) -> Tensor:
         found = self.attention(current, memory)
-        return current + self.fuse(torch.cat([current, found], dim=1))
+        return found + self.fuse(torch.cat([current, found], dim=1))

@@ -41,11 +41,11 @@ class Mila(nn.Module):
         super().__init__()
         self.config = config
         c = config.channels
-        self.slow = SlowNetwork(config.slow_backbone, c, config.pretrained)
+        self.slow = SlowNetwork(config.slow_backbone, config.slow_channels, c, config.pretrained)
         self.fast = FastNetwork(config.fast_backbone, c, config.pretrained)
-        self.propagation = Propagation(c, c, config.query_channels, config.value_channels, config.window, config.tile)
-        self.slow_heads = Heads(config, self.slow.detail_channels, config.slow_head_channels, dense=True)
-        self.fast_heads = Heads(config, self.fast.detail_channels, config.fast_head_channels, dense=False)
+        self.propagation = Propagation(c, config.query_channels, config.window, config.tile)
+        self.slow_heads = Heads(config, self.slow.detail_channels)
+        self.fast_heads = Heads(config, self.fast.detail_channels)
 
     def keyframe(self, image: Tensor) -> Memory:
         """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W; and prepare what it saw for look-up."""

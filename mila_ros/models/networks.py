@@ -31,7 +31,7 @@ class Features(NamedTuple):
 class SlowNetwork(nn.Module):
     """Backbone to stride 32, context over the whole picture, top-down decoder to stride 8 (FPN, Lin et al. 2017)."""
 
-    def __init__(self, backbone: str, channels: int, pretrained: bool) -> None:
+    def __init__(self, backbone: str, channels: int, out_channels: int, pretrained: bool) -> None:
         super().__init__()
         self.backbone = Backbone(backbone, (4, 8, 16, 32), pretrained, drop_path=0.1)
         c4, c8, c16, c32 = self.backbone.channels
@@ -41,7 +41,9 @@ class SlowNetwork(nn.Module):
         self.merge16 = ConvBlock(channels, channels, 3)
         self.lateral8 = ConvBlock(c8, channels)
         self.fuse = nn.Sequential(ConvBlock(3 * channels, channels), nn.Dropout2d(0.1))
-        self.refine = nn.Sequential(ResidualBlock(channels), nn.Conv2d(channels, channels, 1))
+        self.refine = nn.Sequential(
+            ResidualBlock(channels), ResidualBlock(channels), nn.Conv2d(channels, out_channels, 1)
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W), RGB in 0..1, H and W multiples of 32 -> (B, C, H/8, W/8), (B, C_d, H/4, W/4)."""
@@ -67,7 +69,8 @@ class FastNetwork(nn.Module):
         self.lateral16 = ConvBlock(c16, channels // 2)
         self.merge16 = separable(channels // 2, channels // 2, 5)
         self.lateral8 = ConvBlock(c8, channels // 2)
-        self.merge8 = separable(channels // 2, channels)
+        # Ends without ReLU: what it is to resemble, the slow network's features, has both signs.
+        self.merge8 = nn.Sequential(separable(channels // 2, channels), nn.Conv2d(channels, channels, 1))
         self.register_buffer("quarter", torch.full((1, 1, 1, 1), 0.25), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -113,11 +113,22 @@ def load_settings(path: Path, overrides: list[str]) -> TrainSettings:
         key, separator, text = item.partition("=")
         if not separator:
             raise UserError(f'override "{item}" must have the form key=value')
-        values[key.strip()] = yaml.safe_load(text)
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"override \"{item}\" is not valid YAML; quote it for the shell: 'model={{keys: slow}}'"
+            ) from error
     known = {f.name for f in fields(TrainSettings)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise UserError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
+    for setting in fields(TrainSettings):
+        if setting.name in values and str(setting.type).startswith("float") and values[setting.name] is not None:
+            try:
+                values[setting.name] = float(values[setting.name])  # YAML takes 1e-3 for a word
+            except (TypeError, ValueError):
+                raise UserError(f"{setting.name} is {values[setting.name]!r}; it must be a number") from None
     try:
         return TrainSettings(**values)
     except TypeError as error:

@@ -24,6 +24,15 @@ class Step(Protocol):
         """Weighted losses by name; their sum is minimised."""
 
 
+def working_zoom(model: Mila, height: int, width: int) -> float:
+    """Size of a picture at the networks' working size over its own.
+
+    Depth is learned as it will be asked for, whatever size is trained at: the same view, with fewer pixels, has a
+    shorter focal length and the same depth.
+    """
+    return (model.config.working_pixels / (height * width)) ** 0.5
+
+
 class SlowStep(nn.Module):
     """Stage one: slow network and its heads on single pictures."""
 
@@ -39,7 +48,8 @@ class SlowStep(nn.Module):
         model = self.model
         coarse, detail = model.slow(batch.image)
         size = batch.truth.depth.shape[-2:]
-        features = Features(coarse, detail, *batch.image.shape[-2:], zoom=1.0, slow=True)
+        height, width = batch.image.shape[-2:]
+        features = Features(coarse, detail, height, width, working_zoom(model, height, width), slow=True)
         answers = model.predict(features, model.config.tasks, batch.focal, (size[0], size[1]))
         losses = task_losses(answers, batch.truth, self.class_weights)
         return {name: loss * self.settings.task_weights.get(name, 1.0) for name, loss in losses.items()}
@@ -67,13 +77,14 @@ class FastStep(nn.Module):
             # Both pictures at once: the keyframe to carry from, the current one to be taught by.
             coarse, detail = model.slow(torch.cat([batch.keyframe, batch.image]))
             carried, target = coarse[:count], coarse[count:]
-            taught = Features(target, detail[count:], height, width, 1.0, slow=True)
+            zoom = working_zoom(model, height, width)
+            taught = Features(target, detail[count:], height, width, zoom, slow=True)
             teacher = model.predict(taught, model.config.tasks, batch.focal, size)
         current, detail, found = self._carried(batch, carried)
         # Some pictures are answered without a keyframe, so that the fast network can do that too.
         alone = torch.rand(count, 1, 1, 1, device=current.device) < settings.alone
         features = torch.where(alone, current, found)
-        seen = Features(features, detail, height, width, 1.0, slow=False)
+        seen = Features(features, detail, height, width, zoom, slow=False)
         answers = model.predict(seen, model.config.tasks, batch.focal, size)
         losses = task_losses(answers, batch.truth, self.class_weights)
         if settings.distillation:

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import compare_frames, format_table
-from mila_ros.models.checkpoint import load_model, save_model
+from mila_ros.models.checkpoint import load_model, read_header, resolve, save_model
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.training.data import Augmentation, Batches, Pool, label_counts
 from mila_ros.training.losses import class_weights
 from mila_ros.training.settings import TrainSettings
-from mila_ros.training.steps import FastStep, SlowStep
+from mila_ros.training.steps import FastStep, SlowStep, working_zoom
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.labels import load_labels
 
@@ -40,10 +40,20 @@ def build_model(settings: TrainSettings) -> Mila:
         model = load_model(settings.start)
         if settings.model:
             raise UserError("`model` settings and `start` exclude each other: a checkpoint brings its configuration")
+        if settings.stage == "fast" and "fast" not in stages_before(settings):
+            model.fast_heads.start_from(model.slow_heads)
         return model
     labels = load_labels(settings.labels)
     values: dict[str, Any] = {"pretrained": True, "classes": labels.classes, "palette": labels.palette}
     return Mila(ModelConfig.from_dict(values | settings.model))
+
+
+def stages_before(settings: TrainSettings) -> list[str]:
+    """The stages that the start checkpoint went through, in order."""
+    if settings.start is None:
+        return []
+    _, card = read_header(resolve(settings.start))
+    return list(card.get("stages", []))
 
 
 class Trainer:
@@ -69,6 +79,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         fabric.seed_everything(settings.seed, verbose=False)
         self.model = build_model(settings)
+        self.stages_before = stages_before(settings)
         counts = label_counts([pool for pool, _ in pools], len(self.model.config.classes))
         weights = class_weights(counts, settings.balance)
         kind = SlowStep if settings.stage == "slow" else FastStep
@@ -83,7 +94,11 @@ class Trainer:
         self.mean = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
         self.generator = torch.Generator(device=fabric.device).manual_seed(settings.seed + fabric.global_rank)
         s = settings
-        options = Augmentation(s.height, s.width, s.zoom, s.colour, s.max_distance, s.truth_stride)
+        if s.batch % fabric.world_size:
+            raise UserError(f"a batch of {s.batch} cannot be shared by {fabric.world_size} processes: use a multiple")
+        # The attention's window is in cells of the network: a smaller picture must move more to fill it alike.
+        distance = max(1, round(s.max_distance * working_zoom(self.model, s.height, s.width)))
+        options = Augmentation(s.height, s.width, s.zoom, s.colour, distance, s.truth_stride)
         pairs = settings.stage == "fast"
         self.batches = Batches(pools, s.batch // fabric.world_size, options, pairs, self.generator)
         self.step = 0
@@ -156,8 +171,8 @@ class Trainer:
                 values = {name: float(loss.detach()) for name, loss in losses.items()}
                 if not all(math.isfinite(v) for v in values.values()):
                     raise UserError(
-                        f"training diverged at step {self.step} ({values}): lower learning_rate, or resume from "
-                        f"{self.folder}/state.ckpt with another seed"
+                        f"training diverged at step {self.step} ({values}): "
+                        "lower learning_rate, in another --out folder"
                     )
                 bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()})
                 self._log({"step": self.step, "seconds_a_step": time.monotonic() - started} | values)
@@ -166,6 +181,7 @@ class Trainer:
             if self.step % s.validate_every == 0 or last:
                 results = self.validate()
         bar.close()
+        results = results or self.validate()  # a run that was over before it was resumed
         self.save_model(results)
         return results
 
@@ -209,9 +225,31 @@ class Trainer:
         """Write model.safetensors: the running mean of weights, with settings and validation in its card."""
         path = self.folder / "model.safetensors"
         if self.fabric.is_global_zero:
-            card = {"settings": self.settings.to_dict(), "step": self.step, "validation": results}
+            card = {
+                "stages": [*self.stages_before, self.settings.stage],
+                "settings": self.settings.to_dict(),
+                "step": self.step,
+                "validation": results,
+            }
             save_model(self.mean.module, path, card)
         return path
+
+    def _chance(self) -> dict[str, Any]:
+        """What this process will draw next."""
+        cuda = self.fabric.device.type == "cuda"
+        return {
+            "generator": self.generator.get_state().cpu(),
+            "orders": [order.cpu() for order in self.batches.orders],
+            "cpu_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.fabric.device) if cuda else None,
+        }
+
+    def _gathered(self, mine: dict[str, Any]) -> list[dict[str, Any]]:
+        """One entry a process, in the order of their ranks."""
+        every = [mine] * self.fabric.world_size
+        if self.fabric.world_size > 1:
+            torch.distributed.all_gather_object(every, mine)
+        return every
 
     def save_state(self) -> None:
         """Everything that the next step depends on, written beside the old state and then swapped in."""
@@ -221,10 +259,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "generator": self.generator.get_state().cpu(),
-            "orders": [order.cpu() for order in self.batches.orders],
-            "cpu_rng": torch.get_rng_state(),
             "settings": self.settings.to_dict(),
+            "ranks": self._gathered(self._chance()),
         }
         partial = self.folder / "state.ckpt.partial"
         if self.fabric.is_global_zero:
@@ -241,15 +277,26 @@ class Trainer:
         if not path.is_file():
             return False
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["settings"] != self.settings.to_dict():
+        if state["settings"] != self.settings.to_dict() or "ranks" not in state:
             raise UserError(
                 f"{path} was made with other settings: use another --out folder, or remove it to start anew"
             )
-        self.model.load_state_dict(state["model"])
-        self.mean.load_state_dict(state["mean"])
+        if len(state["ranks"]) != self.fabric.world_size:
+            raise UserError(
+                f"{path} was made by {len(state['ranks'])} processes: use --processes {len(state['ranks'])}, or "
+                "another --out folder"
+            )
+        try:
+            self.model.load_state_dict(state["model"])
+            self.mean.load_state_dict(state["mean"])
+        except RuntimeError as error:
+            raise UserError(f"{path} was made by another version: use --fresh or another --out folder") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.generator.set_state(state["generator"])
-        self.batches.orders = state["orders"]
-        torch.set_rng_state(state["cpu_rng"])
+        own = state["ranks"][self.fabric.global_rank]
+        self.generator.set_state(own["generator"])
+        self.batches.orders = own["orders"]
+        torch.set_rng_state(own["cpu_rng"])
+        if own["cuda_rng"] is not None and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda_rng"], self.fabric.device)
         return True

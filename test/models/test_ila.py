@@ -84,8 +84,22 @@ def test_nothing_outside_the_picture_takes_weight() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_before_training_propagation_brings_back_what_moved() -> None:
+    torch.manual_seed(2)
+    propagation = Propagation(32, query_channels=32, window=9, tile=5).eval()
+    described, carried = torch.randn(1, 32, 20, 25), torch.randn(1, 32, 20, 25)
+    shift = {"shifts": (2, -3), "dims": (2, 3)}
+    found = propagation(torch.roll(described, **shift), propagation.remember(described, carried))
+    expected = torch.roll(carried, **shift)
+    inside = (..., slice(3, -3), slice(4, -4))
+    agreement = F.cosine_similarity(found[inside], expected[inside], dim=1)
+    assert agreement.min() > 0.99
+    unmoved = F.cosine_similarity(carried[inside], expected[inside], dim=1)
+    assert unmoved.mean() < 0.1
+
+
 def test_a_keyframe_of_another_size_is_refused() -> None:
-    propagation = Propagation(8, 8, query_channels=4, value_channels=4, window=3, tile=5)
+    propagation = Propagation(8, query_channels=4, window=3, tile=5)
     memory = propagation.remember(torch.zeros(1, 8, 6, 8), torch.zeros(1, 8, 6, 8))
     with pytest.raises(ValueError, match="make a new keyframe"):
         propagation(torch.zeros(1, 8, 6, 9), memory)

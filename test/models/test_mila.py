@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from mila_ros.errors import UserError
 from mila_ros.models.backbones import imagenet_weights
-from mila_ros.models.checkpoint import load_model, read_header, save_model
+from mila_ros.models.checkpoint import FORMAT, load_model, read_header, save_model
 from mila_ros.models.config import TASKS, ModelConfig
 from mila_ros.models.flops import count_flops
 from mila_ros.models.fuse import fuse_for_inference
@@ -94,6 +94,24 @@ def test_a_keyframe_changes_the_answer(model: Mila) -> None:
     assert not torch.allclose(carried.coarse, glance.coarse)
 
 
+def test_the_fast_heads_start_with_what_the_slow_ones_know() -> None:
+    torch.manual_seed(3)
+    model = Mila(ModelConfig.tiny()).eval()
+    settle(model)
+    model.fast_heads.start_from(model.slow_heads)
+    coarse = torch.rand(1, model.config.channels, 8, 8)
+    none_slow = torch.zeros(1, model.slow.detail_channels, 16, 16)
+    for norm in model.slow_heads.detail.modules():
+        if isinstance(norm, torch.nn.BatchNorm2d):
+            norm.running_mean.zero_()  # then no detail at all means the mean detail
+    fast_detail = torch.rand(1, model.fast.detail_channels, 16, 16)
+    with torch.inference_mode():
+        slow = model.slow_heads(coarse, none_slow, TASKS)
+        fast = model.fast_heads(coarse, fast_detail, TASKS)
+    for task in TASKS:
+        torch.testing.assert_close(fast[task], slow[task])
+
+
 def test_folding_normalisation_changes_nothing_but_rounding() -> None:
     torch.manual_seed(0)
     model = Mila(ModelConfig.tiny()).eval()
@@ -128,7 +146,7 @@ def test_flops_of_parts_and_their_mean_over_an_interval() -> None:
     assert flops.saved(10) == pytest.approx(1 - flops.amortised(10) / flops.slow_frame)
     # Local attention alone, from the paper's formula: 2 * HW * P^2 * (Cqk + Cv) at stride 8, without projections;
     # tiles do more work than the bare window, but not several times more.
-    bare = 2 * 60 * 80 * 81 * 128
+    bare = 2 * 60 * 80 * 81 * 192
     assert bare < flops.propagate < 8 * bare
     fewer = count_flops(model, 480, 640, ["depth"])
     assert fewer.heads < flops.heads
@@ -166,10 +184,14 @@ def test_bad_checkpoints_are_named(model: Mila, tmp_path) -> None:
     with pytest.raises(UserError, match=r"cut\.safetensors"):
         load_model(cut)
     lacking = tmp_path / "lacking.safetensors"
-    metadata = {"format": "mila_ros/1", "config": json.dumps(model.config.to_dict())}
+    metadata = {"format": FORMAT, "config": json.dumps(model.config.to_dict())}
     save_file({"x": torch.zeros(1)}, lacking, metadata=metadata)
     with pytest.raises(UserError, match="does not fit its own configuration"):
         load_model(lacking)
+    older = tmp_path / "older.safetensors"
+    save_file({"x": torch.zeros(1)}, older, metadata=metadata | {"format": "mila_ros/1"})
+    with pytest.raises(UserError, match="another version of mila_ros"):
+        load_model(older)
     depth_only = tmp_path / "depth.safetensors"
     save_model(Mila(ModelConfig.tiny(("depth",))), depth_only)
     with pytest.raises(UserError, match="asked for segmentation"):

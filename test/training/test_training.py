@@ -9,10 +9,14 @@ import torch
 from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import main as compare
 from mila_ros.models.checkpoint import load_model, read_header
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.mila import Mila
+from mila_ros.models.networks import Features
 from mila_ros.training.data import Augmentation, Batches, Pool, decoded, pool_of_frames
 from mila_ros.training.losses import class_weights, depth_loss, feature_loss, normals_loss, segmentation_loss
 from mila_ros.training.main import main as train
-from mila_ros.training.settings import load_settings
+from mila_ros.training.settings import TrainSettings, load_settings
+from mila_ros.training.steps import SlowStep
 from mila_ros.training.trainer import Trainer
 from mila_ros.worlds.frames import IGNORE
 from mila_ros.worlds.nyuv2 import NyuV2
@@ -20,8 +24,8 @@ from mila_ros.worlds.nyuv2 import NyuV2
 from ..worlds.nyu_tree import make_tree
 
 TINY = (
-    "model={slow_backbone: mobilenetv3_small_050, fast_backbone: mobilenetv3_small_050, channels: 16,"
-    " slow_head_channels: 16, fast_head_channels: 8, window: 3, query_channels: 8, value_channels: 8,"
+    "model={slow_backbone: mobilenetv3_small_050, fast_backbone: mobilenetv3_small_050, slow_channels: 16, channels: 8,"
+    " head_channels: 8, window: 3, query_channels: 8,"
     " pretrained: false, working_pixels: 12288}"
 )
 SMALL = ["height=64", "width=96", "batch=2", "steps=4", "warmup=1", "validate_every=4", "precision=32-true"]
@@ -119,6 +123,31 @@ def test_rare_classes_weigh_more_and_the_mean_stays() -> None:
     assert class_weights(torch.tensor([900.0, 100.0]), power=0.0).tolist() == [1, 1]
 
 
+def test_depth_is_learned_as_it_is_asked_for_whatever_the_size(pool: Pool) -> None:
+    settings = TrainSettings(nyuv2="unused", rendered_clips=0)
+    torch.manual_seed(0)
+    values = ModelConfig.tiny(("depth",)).to_dict() | {"working_pixels": 4 * 64 * 96}
+    model = Mila(ModelConfig.from_dict(values)).eval()
+    batches, _ = draw(pool)
+    batch = batches.next()
+    seen: list[torch.Tensor] = []
+    predict = model.predict
+
+    def watched(*args):
+        answers = predict(*args)
+        seen.append(answers["depth"])
+        return answers
+
+    model.predict = watched
+    with torch.no_grad():
+        SlowStep(model, settings, torch.ones(4))(batch)
+        coarse, detail = model.slow(batch.image)
+        # A camera of twice the pixels, whose picture is at the working size, has twice the focal length.
+        large = Features(coarse, detail, 64, 96, 1.0, slow=True)
+        expected = predict(large, ["depth"], 2 * batch.focal, tuple(batch.truth.depth.shape[-2:]))["depth"]
+    torch.testing.assert_close(seen[0], expected)
+
+
 def test_two_stages_from_folder_to_comparison(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = f"nyuv2={tree}"
     slow, fast = tmp_path / "slow", tmp_path / "fast"
@@ -133,7 +162,16 @@ def test_two_stages_from_folder_to_comparison(tree: Path, tmp_path: Path, capsys
     assert all(changed)
     _, card = read_header(fast / "model.safetensors")
     assert card["step"] == 4
+    assert card["stages"] == ["slow", "fast"]
     assert "mila@5" in card["validation"]
+    # What the fast stage learned survives another slow and another fast stage.
+    again, last = tmp_path / "again", tmp_path / "last"
+    on = [*common, "--device", "cpu", "learning_rate=0"]
+    assert train(["slow", *on, f"start={fast / 'model.safetensors'}", "--out", str(again)]) == 0
+    assert train(["fast", *on, f"start={again / 'model.safetensors'}", "--out", str(last)]) == 0
+    kept = load_model(last / "model.safetensors")
+    for name, tensor in after.fast_heads.detail.named_parameters():
+        torch.testing.assert_close(kept.fast_heads.detail.get_parameter(name), tensor, rtol=1e-2, atol=1e-3)
     report = tmp_path / "report.json"
     model = ["--model", str(fast / "model.safetensors")]
     capsys.readouterr()
@@ -194,3 +232,8 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="key=value"):
         load_settings(path, ["steps"])
     assert load_settings(path, ["steps=7"]).steps == 7
+    assert load_settings(path, ["learning_rate=1e-3"]).learning_rate == 0.001
+    with pytest.raises(UserError, match="quote it for the shell"):
+        load_settings(path, ["model={keys:"])
+    with pytest.raises(UserError, match="zoom is 'much'"):
+        load_settings(path, ["zoom=much"])
