@@ -211,11 +211,13 @@ def test_the_environment_stays_when_workspaces_are_sourced_over_the_same_ros(tre
     ros = tmp_path / "ros"
     (ros / "share" / "rclpy").mkdir(parents=True)
 
-    def key(prefixes):
-        return Setup(tree, {"ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": prefixes}).keys()["venv"]
+    def key(prefixes, step="venv"):
+        return Setup(tree, {"ROS_DISTRO": "jazzy", "AMENT_PREFIX_PATH": prefixes}).keys()[step]
 
-    assert key(f"{tree}/.venv/ros/install:{ros}") == key(str(ros)) == key(f"/ws/install/mila_ros:{ros}")
+    own, workspace = f"{tree}/.venv/ros/install:{ros}", f"/ws/install/mila_ros:{ros}"
+    assert key(own) == key(str(ros)) == key(workspace)
     assert key("/another/ros") != key(str(ros))
+    assert key(own, "build") == key(str(ros), "build") != key(workspace, "build")
 
 
 def test_done_steps_are_not_repeated(tree):

@@ -79,7 +79,7 @@ class Setup:
         built += sorted((self.root / "msg").glob("*.msg")) + sorted((self.root / "cmake").glob("*"))
         # Python, launch and config files are linked, not copied: only which there are matters.
         names = [str(p.relative_to(self.root)) for p in _files(self.root, ("mila_ros", "launch", "config"))]
-        return {"venv": venv, "dependencies": dependencies, "build": _digest([dependencies, *names], built)}
+        return {"venv": venv, "dependencies": dependencies, "build": _digest([dependencies, prefixes, *names], built)}
 
     # Steps ----------------------------------------------------------------------------------------
 

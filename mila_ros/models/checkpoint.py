@@ -76,14 +76,14 @@ def read_header(path: Path) -> tuple[ModelConfig, dict[str, Any]]:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors checkpoint: {error}") from error
-    if str(metadata.get("format")).startswith("mila_ros/") and metadata["format"] != FORMAT:
+    made = metadata.get("format", "none")
+    if not made.startswith("mila_ros/"):
+        raise UserError(f'{path} is not a mila_ros checkpoint (format "{made}", expected "{FORMAT}")')
+    if made != FORMAT:
         raise UserError(
-            f'{path} was made by another version of mila_ros (format "{metadata["format"]}", '
-            f'this one reads "{FORMAT}"): '
+            f'{path} was made by another version of mila_ros (format "{made}", this one reads "{FORMAT}"): '
             "train it again, or use the version that made it"
         )
-    if metadata.get("format") != FORMAT:
-        raise UserError(f'{path} is not a mila_ros checkpoint (format "{metadata.get("format")}", expected "{FORMAT}")')
     config = ModelConfig.from_dict(json.loads(metadata["config"]))
     return config, json.loads(metadata.get("card", "{}"))
 

@@ -49,10 +49,8 @@ class Heads(nn.Module):
     def start_from(self, trained: Heads) -> None:
         """Take over another network's trained heads; what its details added starts as their mean."""
         self.tasks.load_state_dict(trained.tasks.state_dict())
-        for norm, source in zip(self.detail.modules(), trained.detail.modules(), strict=True):
-            if isinstance(norm, nn.BatchNorm2d) and isinstance(source, nn.BatchNorm2d):
-                norm.weight.zero_()
-                norm.bias.copy_(source.bias)
+        self.detail.norm.weight.zero_()
+        self.detail.norm.bias.copy_(trained.detail.norm.bias)
 
     def forward(self, coarse: Tensor, detail: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Raw answers at stride 4: class scores, log of canonical depth over 2.5 m, unnormalised normals."""

@@ -19,6 +19,13 @@ class ConvBlock(nn.Sequential):
             layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
 
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        """The normalisation; not there any more once it was folded (fuse.py)."""
+        layer = self[1]
+        assert isinstance(layer, nn.BatchNorm2d)
+        return layer
+
 
 def separable(c_in: int, c_out: int, kernel: int = 3) -> nn.Sequential:
     """Depthwise then pointwise convolution (MobileNet, Howard et al. 2017), each with normalisation."""

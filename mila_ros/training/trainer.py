@@ -30,8 +30,8 @@ from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.labels import load_labels
 
 
-def build_model(settings: TrainSettings) -> Mila:
-    """The network that a stage starts from.
+def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
+    """The network that a stage starts from, which went through `stages` before.
 
     Raises:
         UserError: the start checkpoint is missing, or the configuration is wrong.
@@ -40,7 +40,7 @@ def build_model(settings: TrainSettings) -> Mila:
         model = load_model(settings.start)
         if settings.model:
             raise UserError("`model` settings and `start` exclude each other: a checkpoint brings its configuration")
-        if settings.stage == "fast" and "fast" not in stages_before(settings):
+        if settings.stage == "fast" and "fast" not in stages:
             model.fast_heads.start_from(model.slow_heads)
         return model
     labels = load_labels(settings.labels)
@@ -78,8 +78,8 @@ class Trainer:
         self.settings, self.validation, self.folder, self.fabric = settings, validation, folder, fabric
         folder.mkdir(parents=True, exist_ok=True)
         fabric.seed_everything(settings.seed, verbose=False)
-        self.model = build_model(settings)
         self.stages_before = stages_before(settings)
+        self.model = build_model(settings, self.stages_before)
         counts = label_counts([pool for pool, _ in pools], len(self.model.config.classes))
         weights = class_weights(counts, settings.balance)
         kind = SlowStep if settings.stage == "slow" else FastStep
