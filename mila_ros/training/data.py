@@ -1,7 +1,7 @@
 """Frames in memory, and batches made of them on the training device.
 
-A labelled set of a few thousand frames fits into memory whole, so it is decoded once; crops, flips, colours and
-the view from another camera are then made for a whole batch at a time, on whatever device trains.
+A labelled set of a few thousand frames fits into memory whole, so it is decoded once; it is varied
+(augmentation.py) for a whole batch at a time, on whatever device trains.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
+from mila_ros.training.augmentation import Augmentation, Batch, Views, cut, from_elsewhere, recoloured
 from mila_ros.training.losses import Truth
 from mila_ros.worlds.frames import IGNORE, Frame
-from mila_ros.worlds.geometry import moved_view
 from mila_ros.worlds.motion import random_motion
 from mila_ros.worlds.rendered import RenderedWorld
 
@@ -120,35 +119,6 @@ def pool_of_rendered(
     return Pool(rgb, depth, labels, normals, intrinsics, interval)
 
 
-@dataclass
-class Batch:
-    """Pictures to learn from; the keyframe is the same place seen a few frames earlier."""
-
-    image: Tensor
-    """(B, 3, H, W), RGB in 0..1."""
-    keyframe: Tensor | None
-    """(B, 3, H, W), or None when only single pictures were asked for."""
-    focal: Tensor
-    """(B,), pixels."""
-    truth: Truth
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How pictures are varied."""
-
-    height: int = 480
-    width: int = 640
-    zoom: float = 1.6
-    """Crops are up to this factor closer; the focal length grows with it, so depth stays metric."""
-    colour: float = 0.35
-    """Strength of brightness, contrast, saturation and white balance changes."""
-    max_distance: int = 10
-    """Frames between keyframe and frame."""
-    truth_stride: int = 2
-    """Answers are judged at the picture's size over this."""
-
-
 class Batches:
     """Endless batches from pools.
 
@@ -177,17 +147,16 @@ class Batches:
 
     def next(self) -> Batch:
         """The next batch."""
-        drawn = [self._draw(i) for i in range(len(self.parts))]
-        image = torch.cat([d[0] for d in drawn])
-        keyframe = torch.cat([d[1] for d in drawn]) if self.pairs else None
-        focal = torch.cat([d[2] for d in drawn])
+        drawn = [cut(self._draw(i), self.options, self.pairs, self.generator) for i in range(len(self.parts))]
+        image = torch.cat([d.image for d in drawn])
+        keyframe = torch.cat([d.keyframe for d in drawn if d.keyframe is not None]) if self.pairs else None
         truth = Truth(
-            torch.cat([d[3].labels for d in drawn]),
-            torch.cat([d[3].depth for d in drawn]),
-            torch.cat([d[3].normals for d in drawn]),
+            torch.cat([d.truth.labels for d in drawn]),
+            torch.cat([d.truth.depth for d in drawn]),
+            torch.cat([d.truth.normals for d in drawn]),
         )
-        image, keyframe = self._colours(image, keyframe)
-        return Batch(image, keyframe, focal, truth)
+        image, keyframe = recoloured(image, keyframe, self.options.colour, self.generator)
+        return Batch(image, keyframe, torch.cat([d.focal for d in drawn]), truth)
 
     def _indices(self, part: int) -> Tensor:
         """Every clip once before any comes again."""
@@ -198,84 +167,34 @@ class Batches:
         picked, self.orders[part] = self.orders[part][:count], self.orders[part][count:]
         return picked
 
-    def _draw(self, part: int) -> tuple[Tensor, Tensor, Tensor, Truth]:
+    def _draw(self, part: int) -> Views:
+        """Unaltered views of one pool's next clips, from a moved camera where that is wanted."""
         pool, count = self.parts[part]
         picked = self._indices(part)
-        device, g = pool.rgb.device, self.generator
+        device, g, o = pool.rgb.device, self.generator, self.options
         clip = pool.rgb.shape[1]
         now = torch.randint(0, clip, (count,), generator=g, device=device)
         image = pool.rgb[picked, now].float() / 255
-        depth = pool.depth[picked, now].float()
-        intrinsics = pool.intrinsics[picked]
-        keyframe = image
-        if self.pairs and pool.still:
-            distance = torch.randint(1, self.options.max_distance + 1, (count,), generator=g, device=device)
-            motion = random_motion(distance.float(), g)
-            keyframe = moved_view(image, depth, intrinsics, motion)
-        elif self.pairs:
-            reach = max(1, self.options.max_distance // max(1, pool.interval))
+        views = Views(
+            image,
+            image,
+            pool.depth[picked, now].float(),
+            pool.labels[picked, now],
+            pool.normals[picked, now].float() / 127,
+            pool.intrinsics[picked],
+        )
+        if pool.still:
+            before = None
+            if self.pairs:
+                distance = torch.randint(1, o.max_distance + 1, (count,), generator=g, device=device)
+                before = random_motion(distance.float(), g)
+            return from_elsewhere(views, before, o.moved, g)
+        if self.pairs:
+            reach = max(1, o.max_distance // max(1, pool.interval))
             step = torch.randint(1, reach + 1, (count,), generator=g, device=device)
             then = torch.where(now - step >= 0, now - step, (now + step).clamp(max=clip - 1))
-            keyframe = pool.rgb[picked, then].float() / 255
-        normals = pool.normals[picked, now].float() / 127
-        return self._crop(image, keyframe, depth, pool.labels[picked, now], normals, intrinsics)
-
-    def _crop(
-        self, image: Tensor, keyframe: Tensor, depth: Tensor, labels: Tensor, normals: Tensor, camera: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Truth]:
-        o, g = self.options, self.generator
-        b, _, h, w = image.shape
-        device = image.device
-        # Share of the height that a crop of the full width would need; above 1 the crop must be narrower.
-        aspect = (w * o.height) / (h * o.width)
-        zoom = max(1.0, aspect) * (1 + (o.zoom - 1) * torch.rand(b, generator=g, device=device) ** 1.5)
-        flip = torch.where(torch.rand(b, generator=g, device=device) < 0.5, -1.0, 1.0)
-        extent = torch.stack([1 / zoom, aspect / zoom], dim=1)
-        centre = (torch.rand(b, 2, generator=g, device=device) * 2 - 1) * (1 - extent)
-        theta = torch.zeros(b, 2, 3, device=device)
-        theta[:, 0, 0] = flip * extent[:, 0]
-        theta[:, 1, 1] = extent[:, 1]
-        theta[:, :, 2] = centre
-        grid = F.affine_grid(theta, [b, 1, o.height, o.width], align_corners=False)
-        rows, columns = o.height // o.truth_stride, o.width // o.truth_stride
-        coarse = F.affine_grid(theta, [b, 1, rows, columns], align_corners=False)
-
-        def sample(x: Tensor, where: Tensor, mode: str) -> Tensor:
-            return F.grid_sample(x, where, mode=mode, padding_mode="border", align_corners=False)
-
-        labels = sample(labels[:, None].float(), coarse, "nearest")[:, 0].round().long()
-        depth = sample(depth[:, None], coarse, "nearest")[:, 0]
-        normals = sample(normals, coarse, "nearest")
-        normals[:, 0] *= flip[:, None, None]
-        focal = camera[:, 0] * zoom * (o.width / w)
-        return (
-            sample(image, grid, "bilinear"),
-            sample(keyframe, grid, "bilinear") if self.pairs else image,
-            focal,
-            Truth(labels, depth, normals),
-        )
-
-    def _colours(self, image: Tensor, keyframe: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """One change of light for both pictures, a small one of exposure and noise for each."""
-        b, device, g, s = image.shape[0], image.device, self.generator, self.options.colour
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=g, device=device) * 2 - 1
-
-        gain = torch.exp(s * uniform(b, 1, 1, 1)) * torch.exp(0.3 * s * uniform(b, 3, 1, 1))
-        contrast, saturation = 1 + s * uniform(b, 1, 1, 1), 1 + s * uniform(b, 1, 1, 1)
-        gamma = torch.exp(0.5 * s * uniform(b, 1, 1, 1))
-
-        def apply(x: Tensor) -> Tensor:
-            x = x.clamp(min=1e-4) ** gamma * gain * torch.exp(0.05 * uniform(b, 1, 1, 1))
-            grey = x.mean(dim=1, keepdim=True)
-            x = grey + (x - grey) * saturation
-            mean = x.mean(dim=(1, 2, 3), keepdim=True)
-            x = mean + (x - mean) * contrast
-            noise = 0.02 * torch.rand(b, 1, 1, 1, generator=g, device=device)
-            return (x + noise * torch.randn(x.shape, generator=g, device=device)).clamp(0, 1)
-
-        return apply(image), None if keyframe is None else apply(keyframe)
+            views = views._replace(keyframe=pool.rgb[picked, then].float() / 255)
+        return views
 
 
 def label_counts(pools: Sequence[Pool], classes: int) -> Tensor:

@@ -21,8 +21,10 @@ from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.nyuv2 import NyuV2, held_out_names
 
 
-def load_pools(settings: TrainSettings, device: torch.device) -> tuple[list[tuple[Pool, float]], Sequence[Frame]]:
-    """Training pools with their shares, and the frames to validate on."""
+def load_pools(
+    settings: TrainSettings, device: torch.device, rank: int = 0
+) -> tuple[list[tuple[Pool, float]], Sequence[Frame]]:
+    """Training pools with their shares, and the frames to validate on; each process (rank) renders rooms of its own."""
     pools: list[tuple[Pool, float]] = []
     validation: Sequence[Frame] = []
     if settings.nyuv2 is not None:
@@ -38,7 +40,7 @@ def load_pools(settings: TrainSettings, device: torch.device) -> tuple[list[tupl
     if settings.rendered_clips:
         s = settings
         pool = pool_of_rendered(
-            s.rendered_clips, s.rendered_frames, s.rendered_interval, s.height, s.width, s.seed, device
+            s.rendered_clips, s.rendered_frames, s.rendered_interval, s.height, s.width, s.seed + 100_000 * rank, device
         )
         pools.append((pool, s.rendered_share))
     return pools, validation
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> int:
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    pools, validation = load_pools(settings, fabric.device)
+    pools, validation = load_pools(settings, fabric.device, fabric.global_rank)
     trainer = Trainer(settings, pools, validation, options.out, fabric)
     if not options.fresh and trainer.resume():
         print(f"resumed at step {trainer.step}", file=sys.stderr)

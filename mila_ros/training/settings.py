@@ -38,7 +38,13 @@ class TrainSettings:
     keep_scale: float = 1.0
     """Size at which NYUv2 frames are kept in memory, relative to their files: smaller is faster on a CPU."""
     zoom: float = 1.6
+    """Crops are up to this factor closer (this and the next: training/augmentation.py)."""
+    turn: float = 4.0
+    """Spread in degrees of the camera's pitch, yaw and roll."""
+    moved: float = 0.4
+    """Share of NYUv2 frames that are seen from another place."""
     colour: float = 0.35
+    """Strength of changes of light."""
     truth_stride: int = 2
     """Answers are judged at the picture's size over this; 4 is the networks' own and the fastest."""
     max_distance: int = 10

@@ -22,7 +22,8 @@ from mila_ros.evaluation.compare import compare_frames, format_table
 from mila_ros.models.checkpoint import load_model, read_header, resolve, save_model
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
-from mila_ros.training.data import Augmentation, Batches, Pool, label_counts
+from mila_ros.training.augmentation import Augmentation
+from mila_ros.training.data import Batches, Pool, label_counts
 from mila_ros.training.losses import class_weights
 from mila_ros.training.settings import TrainSettings
 from mila_ros.training.steps import FastStep, SlowStep, working_zoom
@@ -98,7 +99,7 @@ class Trainer:
             raise UserError(f"a batch of {s.batch} cannot be shared by {fabric.world_size} processes: use a multiple")
         # The attention's window is in cells of the network: a smaller picture must move more to fill it alike.
         distance = max(1, round(s.max_distance * working_zoom(self.model, s.height, s.width)))
-        options = Augmentation(s.height, s.width, s.zoom, s.colour, distance, s.truth_stride)
+        options = Augmentation(s.height, s.width, s.zoom, s.turn, s.moved, s.colour, distance, s.truth_stride)
         pairs = settings.stage == "fast"
         self.batches = Batches(pools, s.batch // fabric.world_size, options, pairs, self.generator)
         self.step = 0

@@ -6,6 +6,8 @@ Intrinsics are (B, 4) tensors: fx, fy, cx, cy in pixels.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -84,20 +86,32 @@ def _box_sum(x: Tensor, window: int) -> Tensor:
     return x
 
 
-def moved_view(rgb: Tensor, depth: Tensor, intrinsics: Tensor, motion: Tensor) -> Tensor:
-    """What a camera elsewhere would have seen: forward warp with a depth test, holes filled.
+class Reprojection(NamedTuple):
+    """Which pixel of a picture another camera sees at each of its own."""
+
+    source: Tensor
+    """(B, H, W), int64: index into the picture's H * W pixels; 0 where nothing is seen."""
+    seen: Tensor
+    """(B, H, W), bool: False in holes."""
+    depth: Tensor
+    """(B, H, W), metres from the other camera; 0 in holes."""
+
+    def carry(self, values: Tensor) -> Tensor:
+        """What belongs to the pixels that are seen: (B, C, H, W) -> same; meaningless in holes."""
+        return (
+            values.flatten(2).gather(2, self.source.flatten(1)[:, None].expand(-1, values.shape[1], -1)).view_as(values)
+        )
+
+
+def reproject(depth: Tensor, intrinsics: Tensor, motion: Tensor) -> Reprojection:
+    """Forward warp with a depth test.
 
     Args:
-        rgb: (B, 3, H, W), float.
         depth: (B, H, W), metres, known everywhere (fill it first).
-        intrinsics: (B, 4).
+        intrinsics: (B, 4), of both cameras.
         motion: (B, 4, 4), from this camera's frame to the other's.
-
-    Returns:
-        (B, 3, H, W): the other camera's picture. Places that no pixel reaches take the colour of the nearest
-        pixels around them; background is preferred, since holes open behind things.
     """
-    b, _, h, w = rgb.shape
+    b, h, w = depth.shape
     points = pixel_rays(intrinsics, h, w) * depth[:, None]
     moved = torch.einsum("bij,bjhw->bihw", motion[:, :3, :3], points) + motion[:, :3, 3, None, None]
     fx, fy, cx, cy = (value.view(-1, 1, 1) for value in intrinsics.unbind(dim=1))
@@ -107,8 +121,8 @@ def moved_view(rgb: Tensor, depth: Tensor, intrinsics: Tensor, motion: Tensor) -
     ahead = z > 0.05
     # Each pixel paints a 2x2 patch, so that surfaces coming closer do not tear into a grid of holes; the three
     # further ones count as a little deeper, or every slanted surface would be covered by its neighbours' spill.
-    best = torch.full((b, h * w), _FAR, dtype=torch.int64, device=rgb.device)
-    order = torch.arange(h * w, device=rgb.device).view(1, h, w)
+    best = torch.full((b, h * w), _FAR, dtype=torch.int64, device=depth.device)
+    order = torch.arange(h * w, device=depth.device).view(1, h, w)
     for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
         uu, vv = u + dx, v + dy
         ok = ahead & (uu >= 0) & (uu < w) & (vv >= 0) & (vv < h)
@@ -117,10 +131,28 @@ def moved_view(rgb: Tensor, depth: Tensor, intrinsics: Tensor, motion: Tensor) -
         value = torch.where(ok, ((deeper * 1e5).long() << 24) | order, _FAR)
         best.scatter_reduce_(1, target.view(b, -1), value.view(b, -1), reduce="amin")
     seen = best < _FAR
-    source = (best & ((1 << 24) - 1)).clamp(max=h * w - 1)
-    colours = rgb.reshape(b, 3, h * w).gather(2, source[:, None].expand(b, 3, h * w)).view(b, 3, h, w)
-    distance = depth.reshape(b, h * w).gather(1, source).view(b, 1, h, w)
-    return _fill(colours, distance, seen.view(b, 1, h, w))
+    source = torch.where(seen, best & ((1 << 24) - 1), 0)
+    distance = z.reshape(b, h * w).gather(1, source) * seen
+    return Reprojection(source.view(b, h, w), seen.view(b, h, w), distance.view(b, h, w))
+
+
+def moved_view(rgb: Tensor, depth: Tensor, intrinsics: Tensor, motion: Tensor) -> Tensor:
+    """What a camera elsewhere would have seen: reprojected, holes filled.
+
+    Args:
+        rgb: (B, 3, H, W), float.
+        depth, intrinsics, motion: see `reproject`.
+
+    Returns:
+        (B, 3, H, W): the other camera's picture. Places that no pixel reaches take the colour of the nearest
+        pixels around them; background is preferred, since holes open behind things.
+    """
+    return painted(rgb, reproject(depth, intrinsics, motion))
+
+
+def painted(rgb: Tensor, view: Reprojection) -> Tensor:
+    """The picture of a reprojection with its holes filled: (B, 3, H, W) -> same."""
+    return _fill(view.carry(rgb), view.depth[:, None], view.seen[:, None])
 
 
 _FAR = 1 << 62

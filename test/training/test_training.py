@@ -12,13 +12,15 @@ from mila_ros.models.checkpoint import load_model, read_header
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import Features
-from mila_ros.training.data import Augmentation, Batches, Pool, decoded, pool_of_frames
+from mila_ros.training.augmentation import Augmentation, Views, cut
+from mila_ros.training.data import Batches, Pool, decoded, pool_of_frames
 from mila_ros.training.losses import class_weights, depth_loss, feature_loss, normals_loss, segmentation_loss
 from mila_ros.training.main import main as train
 from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.steps import SlowStep
 from mila_ros.training.trainer import Trainer
 from mila_ros.worlds.frames import IGNORE
+from mila_ros.worlds.geometry import pixel_rays
 from mila_ros.worlds.nyuv2 import NyuV2
 
 from ..worlds.nyu_tree import make_tree
@@ -93,6 +95,48 @@ def test_pairs_show_the_same_place_from_elsewhere(pool: Pool) -> None:
     assert batch.keyframe is not None
     difference = (batch.keyframe - batch.image).abs().mean()
     assert 0.005 < float(difference) < 0.3
+
+
+def test_a_turned_camera_sees_the_same_planes_turned() -> None:
+    """Points rebuilt from what the turned camera is told lie on the room's floor and wall, as its normals say."""
+    camera = torch.tensor([[80.0, 80.0, 47.5, 31.5]])
+    rays = pixel_rays(camera, 64, 96)
+    floor, wall = 0.7 / rays[:, 1].clamp(min=1e-6), torch.full((1, 64, 96), 3.0)
+    depth, on_floor = torch.minimum(floor, wall), floor < wall
+    up, back = torch.tensor([0.0, -1.0, 0.0]).view(1, 3, 1, 1), torch.tensor([0.0, 0.0, -1.0]).view(1, 3, 1, 1)
+    normals = torch.where(on_floor[:, None], up, back)
+    picture = torch.rand(1, 3, 64, 96)
+    views = Views(picture, picture, depth, on_floor.to(torch.uint8), normals, camera)
+    turned, seen = set(), {0: 0, 1: 0}
+    for seed in range(6):
+        options = Augmentation(height=64, width=96, zoom=1.0, turn=8.0, truth_stride=1)
+        truth = cut(views, options, pairs=False, g=torch.Generator().manual_seed(seed)).truth
+        points = pixel_rays(camera, 64, 96) * truth.depth[:, None]
+        away = (points * truth.normals).sum(dim=1).abs()
+        known = truth.labels != IGNORE
+        assert 0.5 < float(known.float().mean()) < 1.0  # something is out of the picture after any turn
+        assert bool((truth.depth[~known] == 0).all())
+        for label, distance in ((1, 0.7), (0, 3.0)):
+            here = known & (truth.labels == label)
+            seen[label] += bool(here.any())
+            assert not here.any() or float((away[here] - distance).abs().median()) < 0.03 * distance
+        turned.add(round(float(truth.normals[0, 0].abs().max()), 4))
+    assert len(turned) == 6
+    assert min(seen.values()) >= 4
+
+
+def test_stills_are_seen_from_other_places(pool: Pool) -> None:
+    batches, _ = draw(pool, moved=1.0, zoom=1.0, pairs=True)
+    boxes = []
+    for _ in range(4):
+        batch = batches.next()
+        assert batch.keyframe is not None
+        assert 0.005 < float((batch.keyframe - batch.image).abs().mean()) < 0.3  # the keyframe moved along
+        assert bool(((batch.truth.labels == IGNORE) == (batch.truth.depth == 0)).all())
+        boxes += [d[k == 4].median() for d, k in zip(batch.truth.depth, batch.truth.labels) if (k == 4).any()]
+    distances = torch.stack(boxes)  # the box stands 1.5 m away from where the pictures were taken
+    assert float(distances.min()) < 1.35
+    assert float(distances.max()) > 1.6
 
 
 def test_losses_are_lowest_at_the_truth() -> None:
