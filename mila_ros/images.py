@@ -1,8 +1,7 @@
 """Pixels to message fields and back, for every encoding that cameras really send.
 
-Works on any object with the fields of sensor_msgs/Image, CompressedImage or CameraInfo: a live rclpy message,
-one read from a bag by rosbags, or a plain namespace in a test. Bad input raises ImageError (or
-CameraInfoError) with a sentence.
+Works on any object with the fields of sensor_msgs/Image or CompressedImage: a live rclpy message, one read from
+a bag by rosbags, or a plain namespace in a test. Bad input raises ImageError with a sentence.
 
 OpenCV does the arithmetic directly: cv_bridge and rosbags-image call the same cvtColor codes, but ignore row
 padding, need a matching NumPy, or let truncated data through.
@@ -11,7 +10,6 @@ padding, need a matching NumPy, or let truncated data through.
 from __future__ import annotations
 
 import array
-import math
 import sys
 from typing import Any, NamedTuple
 
@@ -27,14 +25,12 @@ __all__ = [
     "DEPTH_ENCODINGS",
     "LABEL_ENCODINGS",
     "MAX_PIXELS",
-    "CameraInfoError",
     "ImageError",
     "decode_color",
     "decode_depth",
     "decode_labels",
     "decode_normals",
     "image_fields",
-    "intrinsics",
     "is_compressed",
     "remarks",
 ]
@@ -43,10 +39,6 @@ MAX_PIXELS = 24_000_000
 """Largest picture that is decoded: 4K (8.8 million pixels) and 20-megapixel cameras pass, 8K (33 million)
 does not.
 """
-
-
-class CameraInfoError(ImageError):
-    """The CameraInfo cannot be used; its text says why and what to do."""
 
 
 class _Layout(NamedTuple):
@@ -237,55 +229,6 @@ def remarks(msg: Any) -> list[str]:
     if encoding == "16UC1":
         said.append("16UC1 is taken as a grey picture over its full range; a depth topic would look almost black")
     return said
-
-
-def intrinsics(msg: Any, size: tuple[int, int] | None = None) -> tuple[float, float, float, float, int, int]:
-    """(fx, fy, cx, cy, width, height) in pixels of a CameraInfo: from K, or from P where K is not filled in.
-
-    size: (height, width) of the pictures it came with, when they may be scaled; the values are scaled along.
-    Raises CameraInfoError where there is no usable focal length, or where the pictures have another shape.
-    """
-    k = np.asarray(getattr(msg, "k", getattr(msg, "K", ())), dtype=np.float64).reshape(-1)
-    p = np.asarray(getattr(msg, "p", getattr(msg, "P", ())), dtype=np.float64).reshape(-1)
-    wanted = {"K": k[[0, 4, 2, 5]] if k.size == 9 else k[:0], "P": p[[0, 5, 2, 6]] if p.size == 12 else p[:0]}
-    width, height = int(msg.width), int(msg.height)
-    if size is not None and (width <= 0 or height <= 0):
-        height, width = size
-    if width <= 0 or height <= 0:
-        raise CameraInfoError(f"camera_info gives a picture size of {width}x{height}; fill in width and height")
-    problems = []
-    for name, values in wanted.items():
-        problem = _focal_problem(values, width, height)
-        if problem is None:
-            fx, fy, cx, cy = (float(value) for value in values)
-            break
-        problems.append(f"{name} {problem}")
-    else:
-        raise CameraInfoError(f"camera_info is not usable: {'; '.join(problems)}. Calibrate the camera or fill in K")
-    if size is None or size == (height, width):
-        return fx, fy, cx, cy, width, height
-    sx, sy = size[1] / width, size[0] / height
-    if not 0.98 < sx / sy < 1.02:
-        raise CameraInfoError(
-            f"camera_info is for pictures of {width}x{height}, but they are {size[1]}x{size[0]}: another "
-            "shape, so cropped or from another camera; publish the camera_info that belongs to them"
-        )
-    return fx * sx, fy * sy, (cx + 0.5) * sx - 0.5, (cy + 0.5) * sy - 0.5, size[1], size[0]
-
-
-def _focal_problem(values: npt.NDArray[np.float64], width: int, height: int) -> str | None:
-    """What is wrong with (fx, fy, cx, cy), in words; None if nothing is."""
-    if values.size != 4:
-        return "is missing"
-    if not np.isfinite(values).all():
-        return "holds NaN or infinity"
-    fx, fy = float(values[0]), float(values[1])
-    if fx == 0 and fy == 0:
-        return "is zero (an uncalibrated camera)"
-    if fx < 0 or fy < 0 or not (0.05 < fx / width < 100 and 0.05 < fy / height < 100):
-        angle = math.degrees(2 * math.atan2(width / 2, fx))
-        return f"has fx = {fx:g}, fy = {fy:g} for {width}x{height} pixels: {angle:.3g} degrees of view"
-    return None
 
 
 def _pixels(msg: Any, encoding: str, layout: _Layout, rows: int, max_pixels: int) -> npt.NDArray[Any]:

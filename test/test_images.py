@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mila_ros import images
-from mila_ros.images import CameraInfoError, ImageError
+from mila_ros.images import ImageError
 
 H, W = 6, 8
 RED, GREEN, BLUE = 200, 120, 40
@@ -391,44 +391,6 @@ def test_image_fields():
         images.image_fields(depth.astype(np.float64), "32FC1")
     with pytest.raises(ValueError, match="rgb8 needs 3 channels"):
         images.image_fields(rgb[..., 0], "rgb8")
-
-
-# CameraInfo -------------------------------------------------------------------------------------------------
-# -------------
-
-
-def info(k=(500, 0, 320, 0, 510, 240, 0, 0, 1), p=(0,) * 12, width=640, height=480):
-    return SimpleNamespace(k=list(k), p=list(p), width=width, height=height)
-
-
-def test_intrinsics():
-    assert images.intrinsics(info()) == (500, 510, 320, 240, 640, 480)
-    p = (400, 0, 300, 0, 0, 410, 200, 0, 0, 0, 1, 0)
-    assert images.intrinsics(info(k=(0,) * 9, p=p)) == (400, 410, 300, 200, 640, 480)
-    assert images.intrinsics(info(k=(np.nan,) * 9, p=p))[0] == 400
-
-
-def test_intrinsics_of_scaled_pictures():
-    assert images.intrinsics(info(), size=(240, 320)) == (250, 255, 159.75, 119.75, 320, 240)
-    assert images.intrinsics(info(width=0, height=0), size=(480, 640)) == (500, 510, 320, 240, 640, 480)
-    with pytest.raises(CameraInfoError, match="for pictures of 640x480, but they are 640x360"):
-        images.intrinsics(info(), size=(360, 640))
-
-
-@pytest.mark.parametrize(
-    ("msg", "words"),
-    [
-        (info(k=(np.nan,) * 9), "K holds NaN or infinity; P is zero"),
-        (info(k=(0,) * 9), "K is zero .an uncalibrated camera.; P is zero"),
-        (info(k=(0.8, 0, 0.5, 0, 0.8, 0.5, 0, 0, 1)), "K has fx = 0.8, fy = 0.8 for 640x480 pixels"),
-        (info(k=(-500, 0, 320, 0, -500, 240, 0, 0, 1)), "K has fx = -500"),
-        (SimpleNamespace(width=640, height=480), "K is missing; P is missing"),
-        (info(width=0, height=0), "picture size of 0x0"),
-    ],
-)
-def test_bad_camera_info_is_refused_in_words(msg, words):
-    with pytest.raises(CameraInfoError, match=words):
-        images.intrinsics(msg)
 
 
 def test_decoding_is_fast():

@@ -14,7 +14,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from mila_ros.images import CameraInfoError, intrinsics
+from mila_ros.camera_info import CameraInfoError, intrinsics, is_rectified, window
 from mila_ros.ros.parameters import CameraSettings
 
 # Best effort matches publishers of both kinds; a reliable subscription would not match a best-effort camera. Five, not
@@ -148,12 +148,14 @@ class Calibration:
     problem: str | None  # why it is not the camera's own
 
 
-def calibrate(info: CameraInfo | None, topic: str, size: tuple[int, int], fallback_hfov: float) -> Calibration:
+def calibrate(
+    info: CameraInfo | None, topic: str, size: tuple[int, int], fallback_hfov: float, image_topic: str = ""
+) -> Calibration:
     """The focal length and CameraInfo for frames of `size` (height, width), from camera_info or the field of view."""
     try:
         if info is None:
             raise CameraInfoError(f"no camera_info on {topic}")
-        values = intrinsics(info, size)
+        values = intrinsics(info, size, is_rectified(image_topic))
         return Calibration(values[0], info, None)
     except CameraInfoError as error:
         if fallback_hfov <= 0:
@@ -177,17 +179,19 @@ def pinhole(focal: float, size: tuple[int, int]) -> CameraInfo:
 def scaled_info(info: CameraInfo, size: tuple[int, int], frame_size: tuple[int, int]) -> CameraInfo:
     """The CameraInfo of an output of `size` (height, width) made from frames of `frame_size`; header left empty.
 
-    K and P are scaled about pixel centres; distortion and rectification stay, they do not depend on resolution.
+    K and P are cut and scaled about pixel centres, so that no region of interest or binning is left; distortion and
+    rectification stay, they do not depend on resolution.
     """
-    height, width = info.height or frame_size[0], info.width or frame_size[1]
-    sx, sy = size[1] / width, size[0] / height
+    shown = window(info, frame_size)
+    sx, sy = shown.sx * size[1] / shown.width, shown.sy * size[0] / shown.height
+    shown = shown._replace(sx=sx, sy=sy)
     made = CameraInfo(height=size[0], width=size[1], distortion_model=info.distortion_model, d=info.d, r=info.r)
     k, p = list(info.k), list(info.p)
     if k[0]:
-        k[0], k[1], k[2] = k[0] * sx, k[1] * sx, (k[2] + 0.5) * sx - 0.5
-        k[4], k[5] = k[4] * sy, (k[5] + 0.5) * sy - 0.5
+        k[0], k[4], k[2], k[5] = shown.intrinsics(k[0], k[4], k[2], k[5])
+        k[1] *= sx
     if p[0]:
-        p[0], p[1], p[2], p[3] = p[0] * sx, p[1] * sx, (p[2] + 0.5) * sx - 0.5, p[3] * sx
-        p[5], p[6], p[7] = p[5] * sy, (p[6] + 0.5) * sy - 0.5, p[7] * sy
+        p[0], p[5], p[2], p[6] = shown.intrinsics(p[0], p[5], p[2], p[6])
+        p[1], p[3], p[7] = p[1] * sx, p[3] * sx, p[7] * sy
     made.k, made.p = k, p
     return made

@@ -191,11 +191,11 @@ class Frames:
         """The camera's calibration for frames of this size, worked out anew only when something changed."""
         source, noted = self._inputs.get(camera), self.noted[camera]
         info = source.info if source is not None else None
-        topic = source.info_topic if source is not None else ""
+        topic, image_topic = (source.info_topic, source.image_topic) if source is not None else ("", "")
         fallback = self._settings().camera(camera).fallback_hfov
         made_from = (info, size, fallback)
         if noted.calibrated is None or noted.calibration is None or not _same(noted.calibration, made_from):
-            noted.calibration, noted.calibrated = made_from, calibrate(info, topic, size, fallback)
+            noted.calibration, noted.calibrated = made_from, calibrate(info, topic, size, fallback, image_topic)
         return noted.calibrated
 
 

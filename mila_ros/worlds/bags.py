@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mila_ros import images
+from mila_ros.camera_info import CameraInfoError, intrinsics, is_rectified
 from mila_ros.worlds import bag_topics
 from mila_ros.worlds.bag_storage import BagError, BagTruncated, RawMessage, TopicInfo, open_storage
 from mila_ros.worlds.frames import Frame, Intrinsics
@@ -190,6 +191,7 @@ class Bag:
     def _read_camera_info(self) -> None:
         """Sets camera_info (None where there is none) and camera_info_problem."""
         self.camera_info: Intrinsics | None = None
+        self._info: Any = None
         self.camera_info_problem: str | None = "the recording has no camera_info for its colour camera"
         if self.camera_info_topic is None:
             return
@@ -197,10 +199,14 @@ class Bag:
         if message is None:
             return
         try:
-            self.camera_info = Intrinsics(*images.intrinsics(self.deserialize(message)))
-            self.camera_info_problem = None
-        except (images.CameraInfoError, BagError) as error:
+            info = self.deserialize(message)
+            self.camera_info = self._calibrated(info)
+            self._info, self.camera_info_problem = info, None
+        except (CameraInfoError, BagError) as error:
             self.camera_info_problem = str(error)
+
+    def _calibrated(self, info: Any, size: tuple[int, int] | None = None) -> Intrinsics:
+        return Intrinsics(*intrinsics(info, size, is_rectified(self.color_topic)))
 
     def _paired(self) -> Iterator[tuple[RawMessage, dict[str, RawMessage]]]:
         """Colour messages in order, each with its ground truth by kind."""
@@ -271,12 +277,11 @@ class Bag:
         )
 
     def _intrinsics(self, height: int, width: int) -> Intrinsics:
-        if self.camera_info is not None:
-            info = self.camera_info
-            return info if (info.height, info.width) == (height, width) else info.scaled(width, height)
+        if self._info is not None:
+            return self._calibrated(self._info, (height, width))
         if self._fov_deg is not None:
             return fov_intrinsics(self._fov_deg, width, height)
-        raise images.CameraInfoError(
+        raise CameraInfoError(
             f"{self.path}: {self.camera_info_problem}; depth in metres needs the focal length: state the field of view"
         )
 
@@ -286,7 +291,7 @@ def fov_intrinsics(fov_deg: float, width: int, height: int) -> Intrinsics:
     view.
     """
     if not 1 <= fov_deg <= 170:
-        raise images.CameraInfoError(
+        raise CameraInfoError(
             f"a horizontal field of view of {fov_deg:g} degrees is not that of a pinhole camera (1 to 170)"
         )
     focal = width / 2 / math.tan(math.radians(fov_deg) / 2)

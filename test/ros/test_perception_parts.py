@@ -64,6 +64,24 @@ def test_camera_info_of_another_resolution_is_scaled_to_the_frames():
     np.testing.assert_allclose(scaled_info(known.info, (240, 320), (480, 640)).k[0], 250.0)
 
 
+def test_a_region_of_interest_moves_the_principal_point_of_what_is_published():
+    info = pinhole(500.0, (480, 640))
+    info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 160, 120, 320, 240
+    assert calibrate(info, "/info", (240, 320), 0.0).focal == pytest.approx(500.0)  # a crop, not a smaller picture
+    out = scaled_info(info, (120, 160), (240, 320))
+    expected = pinhole(250.0, (120, 160))  # the region is the middle of the picture
+    np.testing.assert_allclose(out.k, expected.k)
+    np.testing.assert_allclose(out.p, expected.p)
+    assert (out.roi.width, out.binning_x) == (0, 0)
+
+
+def test_rectified_topics_take_the_focal_length_of_p():
+    info = pinhole(500.0, (480, 640))
+    info.p[0] = info.p[5] = 400.0
+    assert calibrate(info, "/info", (480, 640), 0.0, "/camera/image_rect").focal == pytest.approx(400.0)
+    assert calibrate(info, "/info", (480, 640), 0.0, "/camera/image_raw").focal == pytest.approx(500.0)
+
+
 @pytest.mark.parametrize("info", [None, CameraInfo(), CameraInfo(width=640, height=480, k=[math.nan] * 9)])
 def test_without_a_focal_length_there_is_a_sentence_or_an_assumption(info):
     nothing = calibrate(info, "/info", (480, 640), 0.0)

@@ -15,7 +15,7 @@ from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from mila_ros.images import CameraInfoError
+from mila_ros.camera_info import CameraInfoError
 from mila_ros.worlds import bag_topics
 from mila_ros.worlds.bag_storage import TopicInfo
 from mila_ros.worlds.bag_writer import BagWriter, Messages
