@@ -78,8 +78,12 @@ def compare_frames(
         glance = model.glance(image)
         totals["fast"].update(model.answer(glance, tasks, focal, size, confidence=False), truth)
         for distance in distances:
-            view = earlier_view(image, frame, intrinsics, distance, seed=1000 * index + distance)
-            features = model.propagate(glance, model.keyframe(view))
+            memory = None
+            for keyframe in reversed(range(model.config.frames)):  # the oldest first
+                ago = distance + keyframe * (distance + 1)
+                view = earlier_view(image, frame, intrinsics, ago, seed=1000 * index + distance)
+                memory = model.keyframe(view, memory)
+            features = model.propagate(glance, memory)
             totals[f"mila@{distance}"].update(model.answer(features, tasks, focal, size, confidence=False), truth)
     if size == (0, 0):
         raise UserError("there are no frames to compare on")

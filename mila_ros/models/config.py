@@ -42,6 +42,10 @@ class ModelConfig:
     """Equal to `channels`, so that PyTorch's fused attention takes queries and values (ten times faster on a CPU)."""
     keys: str = "fast"
     """Which network describes the keyframe for look-up: "fast" (like meets like) or "slow" (as in the paper)."""
+    attention: str = "shared"
+    """"shared": one look-up for all tasks; "task": one a task (task-specific, TS), at their cost in FLOPs."""
+    frames: int = 1
+    """T: how many keyframes are remembered and looked up together (multi-frame, MF), at T times the cost."""
     tile: int = 5
     """Side of a query tile in stride-8 cells; changes speed, never results."""
 
@@ -66,6 +70,10 @@ class ModelConfig:
             raise UserError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
         if self.window < 1 or self.window % 2 == 0:
             raise UserError(f"window must be odd and positive; got {self.window}")
+        if self.attention not in ("shared", "task"):
+            raise UserError(f'attention must be "shared" or "task"; got "{self.attention}"')
+        if self.frames < 1:
+            raise UserError(f"frames: at least one keyframe must be remembered to carry from; got {self.frames}")
         if self.keys not in ("fast", "slow"):
             raise UserError(f'keys must be "fast" or "slow"; got "{self.keys}"')
 

@@ -70,7 +70,9 @@ def count_flops(model: Mila, height: int, width: int, tasks: Sequence[str] | Non
         memory, slow = _counted(lambda: model.keyframe(image))
         _, bare = _counted(lambda: model.features(image))
         glance, fast = _counted(lambda: model.glance(image))
-        features, propagate = _counted(lambda: model.propagate(glance, memory))
+        for _ in range(model.config.frames - 1):  # after so many keyframes, there are as many to look up as ever
+            memory = model.keyframe(image, memory)
+        features, propagate = _counted(lambda: model.propagate(glance, memory, tasks))
         _, heads = _counted(lambda: model.predict(features, tasks, focal, size))
         _, heads_slow = _counted(lambda: model.predict(memory.features, tasks, focal, size))
     model.train(was_training)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +52,13 @@ class Heads(nn.Module):
         self.detail.norm.weight.zero_()
         self.detail.norm.bias.copy_(trained.detail.norm.bias)
 
-    def forward(self, coarse: Tensor, detail: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Raw answers at stride 4: class scores, log of canonical depth over 2.5 m, unnormalised normals."""
+    def forward(self, coarse: Mapping[str, Tensor], detail: Tensor) -> dict[str, Tensor]:
+        """Raw answers at stride 4: class scores, log of canonical depth over 2.5 m, unnormalised normals.
+
+        coarse: (B, C, H/8, W/8) by task; only these tasks are answered. detail: (B, D, H/4, W/4).
+        """
         detail = self.detail(detail)
-        return {task: self.tasks[task](coarse, detail) for task in tasks}
+        return {task: self.tasks[task](features, detail) for task, features in coarse.items()}
 
 
 def metric_depth(raw: Tensor, focal: Tensor, config: ModelConfig) -> Tensor:

@@ -2,7 +2,8 @@
 
 Source: Kim et al., "MILA: Multi-Task Learning from Videos via Efficient Inter-Frame Attention", ICCVW 2021. Every
 position of the current feature map is a query; the P x P positions around it in the keyframe's map are its keys and
-values; softmax over the window. Cost: 2 * H * W * P^2 * (C_qk + C_v) FLOPs, plus the projections.
+values; softmax over the window, or over the windows of T remembered keyframes at once (multi-frame, MF). Cost:
+2 * H * W * T * P^2 * (C_qk + C_v) FLOPs, plus the projections.
 
 Differences from the paper: queries are grouped in tiles that share one haloed tile of keys, so that the whole look-up
 is one `scaled_dot_product_attention` (several times the arithmetic of the bare window, and still far faster than
@@ -12,37 +13,38 @@ masked with minus infinity, since zero padding would take weight.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mila_ros.models.layers import ConvBlock
-
 _MATCH_GAIN = 2.0
 """Scale of queries and keys at the start: features of unit variance that agree outweigh those that do not."""
 _NEARNESS = 2.5
 """Cells: spread of the bell with which near places are preferred at the start."""
+_RECENCY = 1.0
+"""By how much (in the logarithm of the weight) a keyframe is preferred to the one before it at the start."""
 
 
 class KeyTiles(NamedTuple):
-    """A keyframe prepared for look-up, once: keys and values of each query tile with its halo.
+    """Keyframes prepared for look-up, once: keys and values of each query tile with its halo.
 
-    n = tiles in the picture, k = tile + window - 1.
+    n = tiles in the picture, k = tile + window - 1, T = keyframes, the newest first.
     """
 
     keys: Tensor
-    """(B, n, k * k, C_qk)."""
+    """(B, n, T * k * k, C_qk)."""
     values: Tensor
-    """(B, n, k * k, C_v)."""
+    """(B, n, T * k * k, C_v)."""
     height: int
     """Of the feature map, in cells."""
     width: int
 
 
 class LocalAttention(nn.Module):
-    """Look-up of each query position in a P x P window of a keyframe.
+    """Look-up of each query position in a P x P window of one or more keyframes.
 
     Args:
         query_in: channels of the current frame's features.
@@ -52,6 +54,7 @@ class LocalAttention(nn.Module):
         value_channels: C_v.
         window: P, odd, in cells.
         tile: side of a query tile in cells; speed only.
+        frames: T, how many keyframes are looked up together.
     """
 
     def __init__(
@@ -63,15 +66,19 @@ class LocalAttention(nn.Module):
         value_channels: int,
         window: int,
         tile: int,
+        frames: int = 1,
     ) -> None:
         super().__init__()
         self.window = window
         self.tile = tile
+        self.frames = frames
         self.query = nn.Conv2d(query_in, query_channels, 1)
         self.key = nn.Conv2d(key_in, query_channels, 1)
         self.value = nn.Conv2d(value_in, value_channels, 1)
         self.position_bias = nn.Parameter(torch.zeros(window * window))
-        self._masks: dict[tuple[int, int], Tensor] = {}
+        if frames > 1:
+            self.age_bias = nn.Parameter(torch.zeros(frames))
+        self._masks: dict[tuple[int, int, int], Tensor] = {}
 
     @torch.no_grad()
     def start_as_look_up(self) -> None:
@@ -89,6 +96,8 @@ class LocalAttention(nn.Module):
         offset = torch.arange(-r, r + 1, dtype=torch.float32)
         square = offset[:, None] ** 2 + offset[None, :] ** 2
         self.position_bias.copy_(-square.flatten() / (2 * _NEARNESS**2))
+        if self.frames > 1:
+            self.age_bias.copy_(-_RECENCY * torch.arange(self.frames))
 
     def train(self, mode: bool = True) -> LocalAttention:
         """Switch modes; the learned bias may change in training, so the mask made from it is not kept."""
@@ -101,8 +110,16 @@ class LocalAttention(nn.Module):
         height, width = described.shape[-2:]
         return KeyTiles(self._halo(self.key(described)), self._halo(self.value(carried)), height, width)
 
+    def joined(self, newest: KeyTiles, before: Sequence[KeyTiles]) -> KeyTiles:
+        """Keyframes to look up together, of one size each: the newest, and those before it (the latest first)."""
+        used = [newest, *before[: self.frames - 1]]
+        if len(used) == 1:
+            return newest
+        keys, values = torch.cat([t.keys for t in used], dim=2), torch.cat([t.values for t in used], dim=2)
+        return newest._replace(keys=keys, values=values)
+
     def forward(self, features: Tensor, memory: KeyTiles) -> Tensor:
-        """(B, query_in, H, W) and a keyframe of the same H, W -> what was found there, (B, C_v, H, W).
+        """(B, query_in, H, W) and up to T keyframes of the same H, W -> what was found there, (B, C_v, H, W).
 
         Raises:
             ValueError: the keyframe has another size (after a change of resolution it must be made anew).
@@ -114,7 +131,8 @@ class LocalAttention(nn.Module):
                 f"a frame of {height} x {width}: make a new keyframe"
             )
         queries = self._tiles(self.query(features))
-        bias = self._bias(height, width, queries)
+        side = self.tile + self.window - 1
+        bias = self._bias(height, width, memory.keys.shape[2] // (side * side), queries)
         found = F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=bias)
         return self._untile(found, height, width)
 
@@ -148,18 +166,21 @@ class LocalAttention(nn.Module):
         x = x.unfold(2, k, t).unfold(3, k, t)  # (B, C, rows, columns, k, k)
         return x.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, k * k, c)
 
-    def _bias(self, height: int, width: int, like: Tensor) -> Tensor:
-        """(1, n, tile * tile, k * k): the learned bias inside the window, minus infinity outside it or the picture."""
-        learned = not self.position_bias.requires_grad or not torch.is_grad_enabled()
-        key = (height, width)
-        kept = self._masks.get(key) if learned and not self.training else None
+    def _bias(self, height: int, width: int, frames: int, like: Tensor) -> Tensor:
+        """(1, n, tile * tile, T * k * k): learned inside the window, minus infinity outside it or the picture."""
+        constant = not self.position_bias.requires_grad or not torch.is_grad_enabled()
+        key = (height, width, frames)
+        kept = self._masks.get(key) if constant and not self.training else None
         if kept is not None and kept.dtype == like.dtype and kept.device == like.device:
             return kept
         index, visible = self._geometry(height, width, like.device)
         bias = self.position_bias.to(like.dtype)[index]
         bias = bias.masked_fill(~visible, float("-inf"))[None]
-        if learned and not self.training:
-            self._masks = {key: bias}
+        if self.frames > 1:
+            bias = torch.cat([bias + self.age_bias[age].to(like.dtype) for age in range(frames)], dim=-1)
+        if constant and not self.training:
+            # Two at most: fewer keyframes than T are there only at the beginning.
+            self._masks = {k: m for k, m in self._masks.items() if k[:2] == key[:2]} | {key: bias}
         return bias
 
     def _geometry(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -189,31 +210,3 @@ class LocalAttention(nn.Module):
         # would poison the gradients.
         visible = near & (~key_out.reshape(rows * columns, 1, k * k) | query_out.reshape(rows * columns, t * t, 1))
         return index, visible
-
-
-class Propagation(nn.Module):
-    """Carries a keyframe's features to the current frame by local attention and fuses them with what is seen now.
-
-    It starts as a look-up and no more: values are the slow network's features themselves, queries and keys compare
-    like with like, near places are preferred, and what is seen now adds nothing. So training starts from the slow
-    network's quality and not from noise.
-
-    current (B, C, H, W) and memory -> (B, C, H, W).
-    """
-
-    def __init__(self, channels: int, query_channels: int, window: int, tile: int) -> None:
-        super().__init__()
-        self.attention = LocalAttention(channels, channels, channels, query_channels, channels, window, tile)
-        self.attention.start_as_look_up()
-        last = nn.Conv2d(channels, channels, 1)
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
-        self.fuse = nn.Sequential(ConvBlock(2 * channels, channels), last)
-
-    def remember(self, described: Tensor, carried: Tensor) -> KeyTiles:
-        """Prepare a keyframe; see :meth:`LocalAttention.remember`."""
-        return self.attention.remember(described, carried)
-
-    def forward(self, current: Tensor, memory: KeyTiles) -> Tensor:
-        found = self.attention(current, memory)
-        return found + self.fuse(torch.cat([current, found], dim=1))

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.heads import Heads, best_class, metric_depth, unit_normals
-from mila_ros.models.ila import KeyTiles, Propagation
 from mila_ros.models.layers import resize
 from mila_ros.models.networks import FastNetwork, Features, SlowNetwork
+from mila_ros.models.propagation import Remembered, make_propagation
 
 STRIDE = 32
 """Pictures are padded to multiples of this, the deepest stride."""
@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
     features: Features
     """The slow network's; `predict` takes them as they are."""
-    tiles: KeyTiles
+    tiles: Remembered
 
 
 class Mila(nn.Module):
@@ -43,17 +43,21 @@ class Mila(nn.Module):
         c = config.channels
         self.slow = SlowNetwork(config.slow_backbone, config.slow_channels, c, config.pretrained)
         self.fast = FastNetwork(config.fast_backbone, c, config.pretrained)
-        self.propagation = Propagation(c, config.query_channels, config.window, config.tile)
+        self.propagation = make_propagation(config)
         self.slow_heads = Heads(config, self.slow.detail_channels)
         self.fast_heads = Heads(config, self.fast.detail_channels)
 
-    def keyframe(self, image: Tensor) -> Memory:
-        """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W; and prepare what it saw for look-up."""
+    def keyframe(self, image: Tensor, before: Memory | None = None) -> Memory:
+        """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W; and prepare what it saw for look-up.
+
+        before: the memory until now; with `frames` above 1 its keyframes are looked up along with this one.
+        """
         features = self.features(image)
         described = features.coarse
         if self.config.keys == "fast":
             described = self.glance(image).coarse
-        return Memory(features, self.propagation.remember(described, features.coarse))
+        remembered = None if before is None else before.tiles
+        return Memory(features, self.propagation.remember(described, features.coarse, remembered))
 
     def features(self, image: Tensor) -> Features:
         """The slow network's features alone: to answer a frame that nothing will be carried from."""
@@ -69,15 +73,18 @@ class Mila(nn.Module):
         zoom = small.shape[-1] / image.shape[-1]
         return Features(coarse, detail, small.shape[-2], small.shape[-1], zoom, slow=False)
 
-    def propagate(self, features: Features, memory: Memory | None) -> Features:
+    def propagate(self, features: Features, memory: Memory | None, tasks: Sequence[str] | None = None) -> Features:
         """Features of the current frame, enriched by the keyframe; without one, as they are.
+
+        tasks: that will be answered from them; None: all.
 
         Raises:
             ValueError: the keyframe was made from a picture of another size.
         """
         if memory is None:
             return features
-        return features._replace(coarse=self.propagation(features.coarse, memory.tiles))
+        tasks = self.config.tasks if tasks is None else tasks
+        return features._replace(by_task=self.propagation(features.coarse, memory.tiles, tasks))
 
     def predict(
         self, features: Features, tasks: Sequence[str], focal: Tensor, size: tuple[int, int]
@@ -101,7 +108,7 @@ class Mila(nn.Module):
         if missing:
             raise ValueError(f"this model has the tasks {list(self.config.tasks)}, not {missing}")
         heads = self.slow_heads if features.slow else self.fast_heads
-        raw = heads(features.coarse, features.detail, tasks)
+        raw = heads({task: features.of(task) for task in tasks}, features.detail)
         answers: dict[str, Tensor] = {}
         for task, value in raw.items():
             value = _to_size(value, features, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,12 @@ class Features(NamedTuple):
     """Size of the resized picture over that of the camera's."""
     slow: bool
     """Which network's heads answer."""
+    by_task: Mapping[str, Tensor] | None = None
+    """In place of `coarse`, for the tasks named: after propagation each may have been looked up on its own."""
+
+    def of(self, task: str) -> Tensor:
+        """The stride-8 map that a task's head reads."""
+        return self.coarse if self.by_task is None else self.by_task[task]
 
 
 class SlowNetwork(nn.Module):

@@ -225,9 +225,10 @@ class Engine:
             ready.record()
         return Picture(tensor, size, original, ready, (time.perf_counter() - begin) * 1e3)
 
-    def keyframe(self, picture: Picture, alone: bool = False) -> tuple[Memory, float]:
+    def keyframe(self, picture: Picture, before: Memory | None = None, alone: bool = False) -> tuple[Memory, float]:
         """Run the slow network: what it remembers, and the milliseconds it took. Returns when it is finished.
 
+        before: what was remembered until now, of pictures of the same size (for models with `frames` above 1).
         alone: nothing runs beside it (synchronous mode), so that it may have the threads of both.
         """
         begin = time.perf_counter()
@@ -236,7 +237,7 @@ class Engine:
         if alone:
             torch.set_num_threads(self._threads + self._slow_threads)
         try:
-            memory = self.model.keyframe(picture.tensor)
+            memory = self.model.keyframe(picture.tensor, before)
         finally:
             if alone:
                 torch.set_num_threads(own_threads)
@@ -275,7 +276,7 @@ class Engine:
         features = self.model.glance(picture.tensor)
         watch.lap("fast")
         if memory is not None:
-            features = self.model.propagate(features, memory)
+            features = self.model.propagate(features, memory, tasks)
             watch.lap("ila")
         return self._heads(features, picture, tasks, focal, confidence, output_size, watch)
 

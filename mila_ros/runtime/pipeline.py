@@ -200,7 +200,7 @@ class Pipeline:
         if reason is not None and self._mode == "synchronous":
             state.scheduler.started(arrived)
             self.meter.keyframe_reason(reason.value)
-            memory, slow_ms = self.engine.keyframe(picture, alone=True)
+            memory, slow_ms = self.engine.keyframe(picture, self._before(camera, picture.size, arrived), alone=True)
             self.meter.time("slow", slow_ms)
             self._finished(camera, picture.size, memory, frame, arrived, state.slot.epoch)
             answer = self.engine.answer_keyframe(picture, memory, tasks, focal, confidence)
@@ -232,6 +232,14 @@ class Pipeline:
         if self._cameras[camera].slot.put(memory, frame, captured, size, epoch) is not None:
             self.meter.keyframe(camera, self._clock())
 
+    def _before(self, camera: str, size: tuple[int, int], captured: float) -> Memory | None:
+        """What is remembered when a keyframe is begun, unless it is of another size or too old."""
+        state = self._cameras[camera]
+        keyframe = state.slot.get()
+        if keyframe is None or keyframe.size != size or not state.scheduler.fresh(captured, keyframe.captured):
+            return None
+        return keyframe.memory
+
     def _slow_loop(self) -> None:
         with self.engine.slow_thread():
             while (taken := self._jobs.take()) is not None:
@@ -254,6 +262,6 @@ class Pipeline:
                     self._counts = False  # once is enough: it must not come between keyframes again and again
                     raise
             return
-        memory, slow_ms = self.engine.keyframe(job.picture)
+        memory, slow_ms = self.engine.keyframe(job.picture, self._before(camera, job.size, job.captured))
         self.meter.time("slow", slow_ms)
         self._finished(camera, job.size, memory, job.frame, job.captured, job.epoch)

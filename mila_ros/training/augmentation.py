@@ -21,12 +21,12 @@ from mila_ros.worlds.geometry import painted, reproject, rotation
 
 @dataclass
 class Batch:
-    """Pictures to learn from; the keyframe is the same place seen a few frames earlier."""
+    """Pictures to learn from; keyframes are the same place seen some frames earlier."""
 
     image: Tensor
     """(B, 3, H, W), RGB in 0..1."""
-    keyframe: Tensor | None
-    """(B, 3, H, W), or None when only single pictures were asked for."""
+    keyframes: Tensor | None
+    """(B, T, 3, H, W), the newest first, or None when only single pictures were asked for."""
     focal: Tensor
     """(B,), pixels."""
     truth: Truth
@@ -57,8 +57,8 @@ class Views(NamedTuple):
 
     image: Tensor
     """(B, 3, H, W), RGB in 0..1."""
-    keyframe: Tensor
-    """(B, 3, H, W); the image itself where none is wanted."""
+    keyframes: Tensor | None
+    """(B, T, 3, H, W), the newest first; None where none is wanted."""
     depth: Tensor
     """(B, H, W), metres; 0 where unknown."""
     labels: Tensor
@@ -86,7 +86,7 @@ def from_elsewhere(views: Views, before: Tensor | None, share: float, g: torch.G
 
     Args:
         views: with depth known everywhere.
-        before: (B, 4, 4), from each camera to where it was at its keyframe; None where no keyframe is wanted.
+        before: (B, T, 4, 4), from each camera to where it was at its keyframes; None where none is wanted.
         share: of the pictures whose camera is moved; the others stay as they are.
     """
     moved = torch.rand(len(views.image), generator=g, device=views.image.device) < share
@@ -99,13 +99,16 @@ def from_elsewhere(views: Views, before: Tensor | None, share: float, g: torch.G
         depth[moved] = there.depth
         labels[moved] = torch.where(there.seen, there.carry(views.labels[moved][:, None])[:, 0], IGNORE)
         normals[moved] = there.carry(views.normals[moved]) * there.seen[:, None]
-    keyframe = image
+    keyframes = None
     if before is not None:
-        keyframe = painted(views.image, reproject(views.depth, views.camera, before @ place))
-    return Views(image, keyframe, depth, labels, normals, views.camera)
+        earlier = (before @ place[:, None]).unbind(dim=1)
+        keyframes = torch.stack(
+            [painted(views.image, reproject(views.depth, views.camera, motion)) for motion in earlier], dim=1
+        )
+    return Views(image, keyframes, depth, labels, normals, views.camera)
 
 
-def cut(views: Views, o: Augmentation, pairs: bool, g: torch.Generator) -> Batch:
+def cut(views: Views, o: Augmentation, g: torch.Generator) -> Batch:
     """Crop, mirror and turn to the size of a batch, ground truth to the size that answers are judged at."""
     b, _, h, w = views.image.shape
     device = views.image.device
@@ -138,8 +141,10 @@ def cut(views: Views, o: Augmentation, pairs: bool, g: torch.Generator) -> Batch
         depth.masked_fill(outside, 0.0),
         normals.masked_fill(outside[:, None], 0.0),
     )
-    keyframe = sample(views.keyframe, grid, "bilinear") if pairs else None
-    return Batch(sample(views.image, grid, "bilinear"), keyframe, views.camera[:, 0] * zoom * (o.width / w), truth)
+    keyframes = views.keyframes
+    if keyframes is not None:
+        keyframes = sample(keyframes.flatten(1, 2), grid, "bilinear").unflatten(1, keyframes.shape[1:3])
+    return Batch(sample(views.image, grid, "bilinear"), keyframes, views.camera[:, 0] * zoom * (o.width / w), truth)
 
 
 def _turned(grid: Tensor, views: Views, turn: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,9 +169,9 @@ def _turned(grid: Tensor, views: Views, turn: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def recoloured(
-    image: Tensor, keyframe: Tensor | None, strength: float, g: torch.Generator
+    image: Tensor, keyframes: Tensor | None, strength: float, g: torch.Generator
 ) -> tuple[Tensor, Tensor | None]:
-    """One change of light for both pictures, a small one of exposure and noise for each."""
+    """One change of light for a picture and its keyframes, a small one of exposure and noise for each."""
     b, device = image.shape[0], image.device
 
     def uniform(*shape: int) -> Tensor:
@@ -185,4 +190,6 @@ def recoloured(
         noise = 0.02 * torch.rand(b, 1, 1, 1, generator=g, device=device)
         return (x + noise * torch.randn(x.shape, generator=g, device=device)).clamp(0, 1)
 
-    return apply(image), None if keyframe is None else apply(keyframe)
+    if keyframes is None:
+        return apply(image), None
+    return apply(image), torch.stack([apply(keyframe) for keyframe in keyframes.unbind(dim=1)], dim=1)

@@ -126,7 +126,7 @@ class Batches:
         pools: with the share of each in a batch.
         size: pictures a batch.
         options: how they are varied.
-        pairs: whether a keyframe is wanted.
+        keyframes: how many are wanted with each picture, `max_distance` frames from one to the next.
         generator: on the pools' device.
     """
 
@@ -135,28 +135,28 @@ class Batches:
         pools: Sequence[tuple[Pool, float]],
         size: int,
         options: Augmentation,
-        pairs: bool,
+        keyframes: int,
         generator: torch.Generator,
     ) -> None:
         total = sum(share for _, share in pools)
         counts = [round(size * share / total) for _, share in pools]
         counts[0] += size - sum(counts)
         self.parts = [(pool, count) for (pool, _), count in zip(pools, counts, strict=True) if count > 0]
-        self.options, self.pairs, self.generator = options, pairs, generator
+        self.options, self.keyframes, self.generator = options, keyframes, generator
         self.orders: list[Tensor] = [torch.empty(0, dtype=torch.long) for _ in self.parts]
 
     def next(self) -> Batch:
         """The next batch."""
-        drawn = [cut(self._draw(i), self.options, self.pairs, self.generator) for i in range(len(self.parts))]
+        drawn = [cut(self._draw(i), self.options, self.generator) for i in range(len(self.parts))]
         image = torch.cat([d.image for d in drawn])
-        keyframe = torch.cat([d.keyframe for d in drawn if d.keyframe is not None]) if self.pairs else None
+        keyframes = torch.cat([d.keyframes for d in drawn if d.keyframes is not None]) if self.keyframes else None
         truth = Truth(
             torch.cat([d.truth.labels for d in drawn]),
             torch.cat([d.truth.depth for d in drawn]),
             torch.cat([d.truth.normals for d in drawn]),
         )
-        image, keyframe = recoloured(image, keyframe, self.options.colour, self.generator)
-        return Batch(image, keyframe, torch.cat([d.focal for d in drawn]), truth)
+        image, keyframes = recoloured(image, keyframes, self.options.colour, self.generator)
+        return Batch(image, keyframes, torch.cat([d.focal for d in drawn]), truth)
 
     def _indices(self, part: int) -> Tensor:
         """Every clip once before any comes again."""
@@ -174,10 +174,9 @@ class Batches:
         device, g, o = pool.rgb.device, self.generator, self.options
         clip = pool.rgb.shape[1]
         now = torch.randint(0, clip, (count,), generator=g, device=device)
-        image = pool.rgb[picked, now].float() / 255
         views = Views(
-            image,
-            image,
+            pool.rgb[picked, now].float() / 255,
+            None,
             pool.depth[picked, now].float(),
             pool.labels[picked, now],
             pool.normals[picked, now].float() / 127,
@@ -185,15 +184,19 @@ class Batches:
         )
         if pool.still:
             before = None
-            if self.pairs:
-                distance = torch.randint(1, o.max_distance + 1, (count,), generator=g, device=device)
-                before = random_motion(distance.float(), g)
+            if self.keyframes:
+                distance = torch.randint(1, o.max_distance + 1, (count, 1), generator=g, device=device)
+                every = o.max_distance * torch.arange(self.keyframes, device=device)
+                before = random_motion((distance + every).float(), g)
             return from_elsewhere(views, before, o.moved, g)
-        if self.pairs:
+        if self.keyframes:
             reach = max(1, o.max_distance // max(1, pool.interval))
-            step = torch.randint(1, reach + 1, (count,), generator=g, device=device)
-            then = torch.where(now - step >= 0, now - step, (now + step).clamp(max=clip - 1))
-            views = views._replace(keyframe=pool.rgb[picked, then].float() / 255)
+            step = torch.randint(1, reach + 1, (count, 1), generator=g, device=device)
+            ago = step + reach * torch.arange(self.keyframes, device=device)
+            # Where the clip has no earlier frame, a later one: time may run either way.
+            back = torch.where(now[:, None] >= step, -1, 1)
+            then = (now[:, None] + back * ago).clamp(0, clip - 1)
+            views = views._replace(keyframes=pool.rgb[picked[:, None], then].float() / 255)
         return views
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mila_ros.worlds.frames import IGNORE
 
@@ -105,3 +106,11 @@ def class_weights(counts: Tensor, power: float) -> Tensor:
     weights = share**-power
     weights = weights / (weights * share).sum()
     return weights.clamp(max=4.0).float()
+
+
+def uncertainty_weighted(losses: dict[str, Tensor], log_variance: nn.ParameterDict) -> dict[str, Tensor]:
+    """Losses weighted by learned homoscedastic uncertainty (Kendall et al., CVPR 2018): exp(-s) * loss + s / 2."""
+    return {
+        name: torch.exp(-log_variance[name]) * loss + 0.5 * log_variance[name] if name in log_variance else loss
+        for name, loss in losses.items()
+    }

@@ -66,15 +66,23 @@ class TrainSettings:
     balance: float = 0.3
     """Power of class balancing (losses.class_weights)."""
     task_weights: dict[str, float] = field(default_factory=lambda: {"segmentation": 1.0, "depth": 2.0, "normals": 1.5})
+    task_weighting: str = "fixed"
+    """fixed: by task_weights; learned: by the tasks' uncertainty on top of them (losses.uncertainty_weighted)."""
     distillation: float = 1.0
     """Weight of the slow network's answers as targets (stage fast)."""
     feature_weight: float = 0.5
-    """Weight of the slow network's features as targets (stage fast)."""
+    """Weight of the slow network's features as targets for what the fast heads read (stage fast, squared distance)."""
+    glance_weight: float = 0.0
+    """Weight of the slow network's features as targets for the fast network's own (stage fast, squared distance)."""
+    adversary_weight: float = 0.0
+    """Weight of fooling a critic that tells the fast network's own features from slow ones (stage fast)."""
+    adversary_rise: int = 500
+    """Steps over which that weight rises from 0."""
     alone: float = 0.15
     """Share of pictures that the fast network answers without a keyframe, so that it can (stage fast)."""
 
     model: dict[str, Any] = field(default_factory=dict)
-    """Overrides of the model's configuration (models/config.py)."""
+    """Overrides of the model's configuration (models/config.py); with `start`, of how features are carried only."""
     labels: str = "nyu40"
     """Class names and colours: config/labels/NAME.yaml."""
 
@@ -87,6 +95,10 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.stage not in ("slow", "fast"):
             raise UserError(f'stage must be "slow" or "fast"; got "{self.stage}"')
+        if self.task_weighting not in ("fixed", "learned"):
+            raise UserError(f'task_weighting must be "fixed" or "learned"; got "{self.task_weighting}"')
+        if self.stage == "slow" and (self.adversary_weight or self.glance_weight):
+            raise UserError("adversary_weight and glance_weight are for the stage fast: set them to 0")
         if self.stage == "fast" and self.start is None:
             raise UserError('stage "fast" learns from a trained slow network: set `start` to its checkpoint')
         if self.nyuv2 is None and self.rendered_clips == 0:

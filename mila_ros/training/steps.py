@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import Features
-from mila_ros.training.data import Batch
-from mila_ros.training.losses import distillation_losses, feature_loss, task_losses
+from mila_ros.models.propagation import Remembered
+from mila_ros.training.adversary import PatchCritic, adversarial_losses, rising
+from mila_ros.training.augmentation import Batch
+from mila_ros.training.losses import distillation_losses, feature_loss, task_losses, uncertainty_weighted
 from mila_ros.training.settings import TrainSettings
 
 
-class Step(Protocol):
-    """A stage of training."""
+class Step(nn.Module):
+    """A stage of training: weighted losses by name of a batch; their sum is minimised.
+
+    Args:
+        model: in training.
+        settings: of the stage.
+        class_weights: (K,).
+    """
+
+    class_weights: Tensor
+
+    def __init__(self, model: Mila, settings: TrainSettings, class_weights: Tensor) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        self.register_buffer("class_weights", class_weights)
+        self.step = 0
+        learned = settings.task_weighting == "learned"
+        self.log_variance = nn.ParameterDict({t: torch.zeros(()) for t in model.config.tasks} if learned else {})
 
     def trained(self) -> list[nn.Module]:
-        """The parts that learn; everything else is frozen."""
+        """The parts of the model that learn; everything else of it is frozen."""
+        raise NotImplementedError
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Weighted losses by name; their sum is minimised."""
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def weighted(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of tasks, by the fixed weights or by learned ones on top of them."""
+        losses = {name: loss * self.settings.task_weights.get(name, 1.0) for name, loss in losses.items()}
+        return uncertainty_weighted(losses, self.log_variance)
 
 
 def working_zoom(model: Mila, height: int, width: int) -> float:
@@ -33,13 +57,8 @@ def working_zoom(model: Mila, height: int, width: int) -> float:
     return (model.config.working_pixels / (height * width)) ** 0.5
 
 
-class SlowStep(nn.Module):
+class SlowStep(Step):
     """Stage one: slow network and its heads on single pictures."""
-
-    def __init__(self, model: Mila, settings: TrainSettings, class_weights: Tensor) -> None:
-        super().__init__()
-        self.model, self.settings = model, settings
-        self.register_buffer("class_weights", class_weights)
 
     def trained(self) -> list[nn.Module]:
         return [self.model.slow, self.model.slow_heads]
@@ -51,60 +70,72 @@ class SlowStep(nn.Module):
         height, width = batch.image.shape[-2:]
         features = Features(coarse, detail, height, width, working_zoom(model, height, width), slow=True)
         answers = model.predict(features, model.config.tasks, batch.focal, (size[0], size[1]))
-        losses = task_losses(answers, batch.truth, self.class_weights)
-        return {name: loss * self.settings.task_weights.get(name, 1.0) for name, loss in losses.items()}
+        return self.weighted(task_losses(answers, batch.truth, self.class_weights))
 
 
-class FastStep(nn.Module):
+class FastStep(Step):
     """Stage two: fast network, propagation and fast heads learn the tasks and to agree with the frozen slow network."""
 
     def __init__(self, model: Mila, settings: TrainSettings, class_weights: Tensor) -> None:
-        super().__init__()
-        self.model, self.settings = model, settings
-        self.register_buffer("class_weights", class_weights)
+        super().__init__(model, settings, class_weights)
+        self.critic = PatchCritic(model.config.channels) if settings.adversary_weight else None
 
     def trained(self) -> list[nn.Module]:
         return [self.model.fast, self.model.propagation, self.model.fast_heads]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         model, settings = self.model, self.settings
-        assert batch.keyframe is not None
+        assert batch.keyframes is not None
+        tasks = model.config.tasks
         rows, columns = batch.truth.depth.shape[-2:]
         size = (rows, columns)
         height, width = batch.image.shape[-2:]
         count = len(batch.image)
+        past = batch.keyframes.transpose(0, 1)  # by keyframe, the newest first
         with torch.no_grad():
-            # Both pictures at once: the keyframe to carry from, the current one to be taught by.
-            coarse, detail = model.slow(torch.cat([batch.keyframe, batch.image]))
-            carried, target = coarse[:count], coarse[count:]
+            # All pictures at once: the keyframes to carry from, the current one to be taught by.
+            coarse, detail = model.slow(torch.cat([*past, batch.image]))
+            *carried, target = coarse.split(count)
             zoom = working_zoom(model, height, width)
-            taught = Features(target, detail[count:], height, width, zoom, slow=True)
-            teacher = model.predict(taught, model.config.tasks, batch.focal, size)
-        current, detail, found = self._carried(batch, carried)
+            taught = Features(target, detail[-count:], height, width, zoom, slow=True)
+            teacher = model.predict(taught, tasks, batch.focal, size)
+        current, detail, found = self._carried(batch.image, past, carried)
         # Some pictures are answered without a keyframe, so that the fast network can do that too.
         alone = torch.rand(count, 1, 1, 1, device=current.device) < settings.alone
-        features = torch.where(alone, current, found)
-        seen = Features(features, detail, height, width, zoom, slow=False)
-        answers = model.predict(seen, model.config.tasks, batch.focal, size)
+        features = {task: torch.where(alone, current, value) for task, value in found.items()}
+        seen = Features(current, detail, height, width, zoom, slow=False, by_task=features)
+        answers = model.predict(seen, tasks, batch.focal, size)
         losses = task_losses(answers, batch.truth, self.class_weights)
         if settings.distillation:
             for name, loss in distillation_losses(answers, teacher).items():
                 losses[name] = losses[name] + settings.distillation * loss
-        losses = {name: loss * settings.task_weights.get(name, 1.0) for name, loss in losses.items()}
+        losses = self.weighted(losses)
         if settings.feature_weight:
-            losses["features"] = settings.feature_weight * feature_loss(features, target)
+            different = list({id(value): value for value in features.values()}.values())  # one where tasks share it
+            likeness = torch.stack([feature_loss(value, target) for value in different]).mean()
+            losses["features"] = settings.feature_weight * likeness
+        if settings.glance_weight:
+            losses["glance"] = settings.glance_weight * feature_loss(current, target)
+        if self.critic is not None:
+            verdict, fooled = adversarial_losses(self.critic, target, current)
+            share = rising(self.step, settings.adversary_rise)
+            losses["critic"], losses["adversary"] = verdict, settings.adversary_weight * share * fooled
         return losses
 
-    def _carried(self, batch: Batch, carried: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the fast network sees now (features, details), and the same enriched by the keyframe."""
-        model = self.model
+    def _carried(
+        self, image: Tensor, past: Tensor, carried: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What the fast network sees now (features, details), and the same enriched by the keyframes, by task."""
+        model, count = self.model, len(image)
         if model.config.keys == "slow":
-            current, detail = model.fast(batch.image)
+            current, detail = model.fast(image)
             described = carried
         else:
-            count = len(batch.image)
-            assert batch.keyframe is not None
-            both, details = model.fast(torch.cat([batch.keyframe, batch.image]))
-            described, current, detail = both[:count], both[count:], details[count:]
-        tiles = model.propagation.remember(described, carried)
-        return current, detail, model.propagation(current, tiles)
+            seen, details = model.fast(torch.cat([*past, image]))
+            *described, current = seen.split(count)
+            detail = details[-count:]
+        memory: Remembered | None = None
+        for looks, knows in reversed(list(zip(described, carried, strict=True))):
+            memory = model.propagation.remember(looks, knows, memory)
+        assert memory is not None
+        return current, detail, model.propagation(current, memory, model.config.tasks)

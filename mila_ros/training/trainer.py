@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import compare_frames, format_table
 from mila_ros.models.checkpoint import load_model, read_header, resolve, save_model
-from mila_ros.models.config import ModelConfig
+from mila_ros.models.config import TASKS, ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.training.augmentation import Augmentation
 from mila_ros.training.data import Batches, Pool, label_counts
@@ -38,15 +38,42 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
         UserError: the start checkpoint is missing, or the configuration is wrong.
     """
     if settings.start is not None:
-        model = load_model(settings.start)
-        if settings.model:
-            raise UserError("`model` settings and `start` exclude each other: a checkpoint brings its configuration")
+        model = carried_otherwise(load_model(settings.start), settings.model)
         if settings.stage == "fast" and "fast" not in stages:
             model.fast_heads.start_from(model.slow_heads)
         return model
     labels = load_labels(settings.labels)
     values: dict[str, Any] = {"pretrained": True, "classes": labels.classes, "palette": labels.palette}
     return Mila(ModelConfig.from_dict(values | settings.model))
+
+
+CARRYING = ("attention", "frames", "window", "keys", "tile")
+"""Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
+
+
+def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
+    """A trained network with another way to carry features, which starts from what the old way knew.
+
+    Raises:
+        UserError: a change of something else.
+    """
+    if not changes:
+        return trained
+    fixed = sorted(set(changes) - set(CARRYING))
+    if fixed:
+        raise UserError(
+            f"model settings {fixed} cannot be changed when training starts from a checkpoint, which brings its own; "
+            f"only {list(CARRYING)} can, or leave out `start`"
+        )
+    model = Mila(ModelConfig.from_dict(trained.config.to_dict() | changes))
+    weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
+    model.load_state_dict(model.state_dict() | weights)
+    known = trained.propagation.look_ups()
+    for name, part in model.propagation.look_ups().items():
+        source = known.get(name) or known.get("all") or next(iter(known.values()))
+        own, old = part.state_dict(), source.state_dict()
+        part.load_state_dict(own | {k: v for k, v in old.items() if k in own and own[k].shape == v.shape})
+    return model
 
 
 def stages_before(settings: TrainSettings) -> list[str]:
@@ -100,15 +127,15 @@ class Trainer:
         # The attention's window is in cells of the network: a smaller picture must move more to fill it alike.
         distance = max(1, round(s.max_distance * working_zoom(self.model, s.height, s.width)))
         options = Augmentation(s.height, s.width, s.zoom, s.turn, s.moved, s.colour, distance, s.truth_stride)
-        pairs = settings.stage == "fast"
-        self.batches = Batches(pools, s.batch // fabric.world_size, options, pairs, self.generator)
+        keyframes = self.model.config.frames if settings.stage == "fast" else 0
+        self.batches = Batches(pools, s.batch // fabric.world_size, options, keyframes, self.generator)
         self.step = 0
         self.seconds = 0.0
 
     def _groups(self) -> list[dict[str, Any]]:
         """Pretrained backbones learn more slowly; biases and normalisation are not decayed."""
         rates: dict[tuple[float, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self.step_module.named_parameters():
             if parameter.requires_grad:
                 slower = self.settings.backbone_rate if "backbone" in name else 1.0
                 rates.setdefault((slower, parameter.ndim > 1), []).append(parameter)
@@ -154,6 +181,7 @@ class Trainer:
             started = time.monotonic()
             for group in self.optimizer.param_groups:
                 group["lr"] = s.learning_rate * group["factor"] * self._rate(self.step)
+            self.step_module.step = self.step
             losses = self.module(self.batches.next())
             total = torch.stack(list(losses.values())).sum()
             self.fabric.backward(total)
@@ -216,7 +244,7 @@ class Trainer:
         path = self.folder / "log.csv"
         fresh = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
-            names = ["step", "seconds_a_step", "segmentation", "depth", "normals", "features"]
+            names = ["step", "seconds_a_step", *TASKS, "features", "glance", "critic", "adversary"]
             writer = csv.DictWriter(file, fieldnames=names, restval="")
             if fresh:
                 writer.writeheader()
@@ -255,7 +283,7 @@ class Trainer:
     def save_state(self) -> None:
         """Everything that the next step depends on, written beside the old state and then swapped in."""
         state = {
-            "model": self.model.state_dict(),
+            "step_module": self.step_module.state_dict(),
             "mean": self.mean.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -278,7 +306,7 @@ class Trainer:
         if not path.is_file():
             return False
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["settings"] != self.settings.to_dict() or "ranks" not in state:
+        if state["settings"] != self.settings.to_dict() or "step_module" not in state:
             raise UserError(
                 f"{path} was made with other settings: use another --out folder, or remove it to start anew"
             )
@@ -288,7 +316,7 @@ class Trainer:
                 "another --out folder"
             )
         try:
-            self.model.load_state_dict(state["model"])
+            self.step_module.load_state_dict(state["step_module"])
             self.mean.load_state_dict(state["mean"])
         except RuntimeError as error:
             raise UserError(f"{path} was made by another version: use --fresh or another --out folder") from error

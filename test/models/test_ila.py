@@ -5,7 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mila_ros.models.ila import LocalAttention, Propagation
+from mila_ros.errors import UserError
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.ila import LocalAttention
+from mila_ros.models.propagation import Propagation, make_propagation
 
 
 def reference(attention: LocalAttention, features: Tensor, described: Tensor, carried: Tensor) -> Tensor:
@@ -84,22 +87,89 @@ def test_nothing_outside_the_picture_takes_weight() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_before_training_propagation_brings_back_what_moved() -> None:
+def propagation(channels: int, **values: object) -> Propagation:
+    names = {"classes": ("wall", "floor"), "channels": channels, "query_channels": channels}
+    return make_propagation(ModelConfig(**(names | values)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("attention", ["shared", "task"])
+def test_before_training_propagation_brings_back_what_moved(attention: str) -> None:
     torch.manual_seed(2)
-    propagation = Propagation(32, query_channels=32, window=9, tile=5).eval()
+    carry = propagation(32, attention=attention).eval()
     described, carried = torch.randn(1, 32, 20, 25), torch.randn(1, 32, 20, 25)
     shift = {"shifts": (2, -3), "dims": (2, 3)}
-    found = propagation(torch.roll(described, **shift), propagation.remember(described, carried))
+    found = carry(torch.roll(described, **shift), carry.remember(described, carried), ["depth", "normals"])
+    assert set(found) == {"depth", "normals"}
     expected = torch.roll(carried, **shift)
     inside = (..., slice(3, -3), slice(4, -4))
-    agreement = F.cosine_similarity(found[inside], expected[inside], dim=1)
-    assert agreement.min() > 0.99
+    for features in found.values():
+        assert F.cosine_similarity(features[inside], expected[inside], dim=1).quantile(0.02) > 0.99
     unmoved = F.cosine_similarity(carried[inside], expected[inside], dim=1)
     assert unmoved.mean() < 0.1
 
 
+def test_each_task_looks_for_itself_and_only_when_it_is_wanted() -> None:
+    torch.manual_seed(0)
+    carry = propagation(8, attention="task", window=3).eval()
+    described, carried = torch.randn(1, 8, 6, 8), torch.randn(1, 8, 6, 8)
+    memory = carry.remember(described, carried)
+    asked: list[str] = []
+    for task, part in carry.look_ups().items():
+        part.attention.register_forward_hook(lambda *_, task=task: asked.append(task))
+        torch.nn.init.normal_(part.attention.query.weight)
+    found = carry(described, memory, ["normals", "depth"])
+    assert asked == ["normals", "depth"]
+    assert not torch.allclose(found["normals"], found["depth"])
+
+
+def test_several_keyframes_share_one_softmax() -> None:
+    """One window over two keyframes is the mean of what each holds, weighted by their summed exponentials."""
+    attention = make(window=5, tile=4)
+    both = LocalAttention(6, 5, 7, query_channels=4, value_channels=4, window=5, tile=4, frames=2).double()
+    both.load_state_dict(attention.state_dict() | {"age_bias": torch.tensor([0.0, -0.7], dtype=torch.float64)})
+    features = torch.randn(2, 6, 7, 9, dtype=torch.float64)
+    frames = [(torch.randn(2, 5, 7, 9, dtype=torch.float64), torch.randn(2, 7, 7, 9).double()) for _ in range(3)]
+    tiles = [both.remember(*frame) for frame in frames]
+    together = both(features, both.joined(tiles[0], tiles[1:]))  # the third is one too many
+    sums, answers = [], []
+    for (described, carried), age in zip(frames, (0.0, -0.7)):
+        q, k = attention.query(features), attention.key(described)
+        keys = F.unfold(k, 5, padding=2).view(2, 4, 25, 63)
+        inside = F.unfold(torch.ones(1, 1, 7, 9).double(), 5, padding=2).view(1, 25, 63) > 0.5
+        scores = (q.view(2, 4, 1, 63) * keys).sum(dim=1) * 0.5 + attention.position_bias[None, :, None] + age
+        sums.append(scores.masked_fill(~inside, float("-inf")).exp().sum(dim=1).view(2, 1, 7, 9))
+        answers.append(reference(attention, features, described, carried))
+    expected = (answers[0] * sums[0] + answers[1] * sums[1]) / (sums[0] + sums[1])
+    torch.testing.assert_close(together, expected)
+    alone = both(features, tiles[0])  # the first keyframe of all
+    torch.testing.assert_close(alone, answers[0])
+
+
+def test_the_last_keyframes_are_remembered_and_no_more() -> None:
+    carry = propagation(8, window=3, frames=3).eval()
+    memory = None
+    for number in range(5):
+        features = torch.full((1, 8, 6, 8), float(number))
+        memory = carry.remember(features, features, memory)
+    side = 5 + 3 - 1
+    tiles = memory.together["all"]
+    assert tiles.keys.shape[2] == 3 * side * side
+    centre = tiles.values.detach()[0, 0, side * side // 2 :: side * side, 0]
+    assert [round(float(value)) for value in centre] == [4, 3, 2]
+    other = torch.zeros(1, 8, 7, 9)
+    assert carry.remember(other, other, memory).together["all"].keys.shape[2] == side * side
+
+
 def test_a_keyframe_of_another_size_is_refused() -> None:
-    propagation = Propagation(8, query_channels=4, window=3, tile=5)
-    memory = propagation.remember(torch.zeros(1, 8, 6, 8), torch.zeros(1, 8, 6, 8))
+    carry = propagation(8, window=3)
+    memory = carry.remember(torch.zeros(1, 8, 6, 8), torch.zeros(1, 8, 6, 8))
     with pytest.raises(ValueError, match="make a new keyframe"):
-        propagation(torch.zeros(1, 8, 6, 9), memory)
+        carry(torch.zeros(1, 8, 6, 9), memory, ["depth"])
+
+
+@pytest.mark.parametrize(
+    ("values", "words"), [({"frames": 0}, "at least one keyframe"), ({"attention": "both"}, '"shared" or "task"')]
+)
+def test_impossible_propagation_is_refused(values: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        propagation(8, **values)

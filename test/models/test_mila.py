@@ -91,7 +91,7 @@ def test_a_keyframe_changes_the_answer(model: Mila) -> None:
     image = torch.rand(1, 3, 64, 64)
     glance = model.glance(image)
     carried = model.propagate(glance, model.keyframe(image))
-    assert not torch.allclose(carried.coarse, glance.coarse)
+    assert not torch.allclose(carried.of("depth"), glance.of("depth"))
 
 
 def test_the_fast_heads_start_with_what_the_slow_ones_know() -> None:
@@ -106,10 +106,29 @@ def test_the_fast_heads_start_with_what_the_slow_ones_know() -> None:
             norm.running_mean.zero_()  # then no detail at all means the mean detail
     fast_detail = torch.rand(1, model.fast.detail_channels, 16, 16)
     with torch.inference_mode():
-        slow = model.slow_heads(coarse, none_slow, TASKS)
-        fast = model.fast_heads(coarse, fast_detail, TASKS)
+        slow = model.slow_heads(dict.fromkeys(TASKS, coarse), none_slow)
+        fast = model.fast_heads(dict.fromkeys(TASKS, coarse), fast_detail)
     for task in TASKS:
         torch.testing.assert_close(fast[task], slow[task])
+
+
+@pytest.mark.parametrize("values", [{"attention": "task"}, {"frames": 3}, {"attention": "task", "frames": 2}])
+def test_every_way_of_attention_answers_and_costs_what_it_should(values: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    plain = ModelConfig.tiny().to_dict()
+    model = Mila(ModelConfig.from_dict(plain | values)).eval()
+    memory = None
+    with torch.inference_mode():
+        for _ in range(4):
+            image = torch.rand(1, 3, 64, 96)
+            memory = model.keyframe(image, memory)
+            features = model.propagate(model.glance(image), memory, ["depth"])
+            assert set(model.answer(features, ["depth"], FOCAL, (32, 48))) == {"depth"}
+    usual, own = count_flops(Mila(ModelConfig.tiny()), 64, 96), count_flops(model, 64, 96)
+    times = int(values.get("frames", 1)) * (3 if values.get("attention") == "task" else 1)
+    assert times / 2 < own.propagate / usual.propagate <= times
+    if values.get("attention") == "task":
+        assert count_flops(model, 64, 96, ["depth"]).propagate * 3 == own.propagate
 
 
 def test_folding_normalisation_changes_nothing_but_rounding() -> None:

@@ -1,0 +1,113 @@
+"""How a keyframe's features reach the current frame, and how they are joined with what is seen now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.ila import KeyTiles, LocalAttention
+from mila_ros.models.layers import ConvBlock
+
+
+class Remembered(NamedTuple):
+    """Keyframes as propagation wants them; the keys are names of look-ups."""
+
+    newest: Mapping[str, KeyTiles]
+    before: tuple[Mapping[str, KeyTiles], ...]
+    """The keyframes before it that are still looked up, the latest first."""
+    together: Mapping[str, KeyTiles]
+    """All of them joined: once a keyframe, not once a frame."""
+
+
+class LookUp(nn.Module):
+    """Local attention, and a residual that joins what it found with what is seen now.
+
+    It starts as a look-up and no more: values are the slow network's features themselves, queries and keys compare
+    like with like, near places are preferred, and what is seen now adds nothing. So training starts from the slow
+    network's quality and not from noise.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.attention = LocalAttention(c, c, c, config.query_channels, c, config.window, config.tile, config.frames)
+        self.attention.start_as_look_up()
+        last = nn.Conv2d(c, c, 1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.fuse = nn.Sequential(ConvBlock(2 * c, c), last)
+
+    def look_up(self, current: Tensor, keyframes: KeyTiles) -> Tensor:
+        """(B, C, H, W) and keyframes -> (B, C, H, W)."""
+        found = self.attention(current, keyframes)
+        return found + self.fuse(torch.cat([current, found], dim=1))
+
+
+class Propagation(nn.Module):
+    """Every way to carry features has these two calls. Here: local attention (ila.py), by one look-up or several."""
+
+    def look_ups(self) -> Mapping[str, LookUp]:
+        """By name: of a task, or "all" for every task."""
+        raise NotImplementedError
+
+    def remember(self, described: Tensor, carried: Tensor, before: Remembered | None = None) -> Remembered:
+        """Prepare a keyframe, once.
+
+        Args:
+            described: (B, C, H, W), what a place looks like.
+            carried: (B, C, H, W), what is known about it.
+            before: what was remembered until now; the last T - 1 keyframes of it are kept, if they have this size.
+        """
+        attention = {name: part.attention for name, part in self.look_ups().items()}
+        newest = {name: part.remember(described, carried) for name, part in attention.items()}
+        older: list[Mapping[str, KeyTiles]] = []
+        if before is not None:
+            size, kept = tuple(described.shape[-2:]), next(iter(attention.values())).frames - 1
+            known = [before.newest, *before.before][:kept]
+            older = [tiles for tiles in known if all((t.height, t.width) == size for t in tiles.values())]
+        together = {
+            name: part.joined(newest[name], [tiles[name] for tiles in older]) for name, part in attention.items()
+        }
+        return Remembered(newest, tuple(older), together)
+
+    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """(B, C, H, W) and keyframes -> (B, C, H, W) for each of the tasks; only what these need is looked up.
+
+        Raises:
+            ValueError: the keyframes are of another size.
+        """
+        raise NotImplementedError
+
+
+class SharedPropagation(LookUp, Propagation):
+    """One look-up for all tasks."""
+
+    def look_ups(self) -> Mapping[str, LookUp]:
+        return {"all": self}
+
+    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Tensor]:
+        return dict.fromkeys(tasks, self.look_up(current, memory.together["all"]))
+
+
+class TaskPropagation(Propagation):
+    """A look-up, so a query, key and value, for each task (task-specific attention, TS)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tasks = nn.ModuleDict({task: LookUp(config) for task in config.tasks})
+
+    def look_ups(self) -> Mapping[str, LookUp]:
+        return dict(self.tasks.items())  # type: ignore[arg-type]
+
+    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Tensor]:
+        parts = self.look_ups()
+        return {task: parts[task].look_up(current, memory.together[task]) for task in tasks}
+
+
+def make_propagation(config: ModelConfig) -> Propagation:
+    """The way to carry features that a configuration asks for."""
+    return TaskPropagation(config) if config.attention == "task" else SharedPropagation(config)
