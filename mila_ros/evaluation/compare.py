@@ -2,7 +2,8 @@
 
 A labelled still serves as video: the keyframe is the view of a camera that was `distance` frames of motion away
 (geometry.moved_view), so parallax is real and the labelled picture itself stays untouched. Motion is drawn per frame
-and distance from a fixed seed; the same command gives the same numbers.
+and distance from a fixed seed; the same command gives the same numbers. On labelled video keyframes are earlier frames
+(videos.py).
 """
 
 from __future__ import annotations
@@ -14,42 +15,31 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
-from mila_ros.evaluation.metrics import TaskMetrics
+from mila_ros.evaluation.metrics import TaskMetrics, frame_tensors
+from mila_ros.evaluation.videos import compare_videos
 from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.flops import count_flops
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import Mila
 from mila_ros.worlds.frames import Frame
-from mila_ros.worlds.geometry import moved_view
+from mila_ros.worlds.geometry import moved_view, without_holes
+from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.motion import random_motion
-from mila_ros.worlds.nyuv2 import CLASSES, NyuV2
+from mila_ros.worlds.world import World, kinds, open_world
 
 DISTANCES = (1, 5, 10)
 
 
-def frame_tensors(frame: Frame, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
-    """A frame as the network takes it: image (1, 3, H, W) in 0..1, intrinsics (1, 4), ground truth by task."""
-    image = torch.from_numpy(frame.rgb).to(device).permute(2, 0, 1)[None].float() / 255
-    camera = frame.intrinsics
-    intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]], device=device)
-    truth: dict[str, Tensor | None] = {
-        "segmentation": None if frame.labels is None else torch.from_numpy(frame.labels).to(device)[None],
-        "depth": None if frame.depth is None else torch.from_numpy(frame.depth).to(device)[None],
-        "normals": None if frame.normals is None else torch.from_numpy(frame.normals).to(device)[None],
-    }
-    return image, intrinsics, truth
-
-
 def earlier_view(image: Tensor, frame: Frame, intrinsics: Tensor, distance: int, seed: int) -> Tensor:
     """The picture that the keyframe's camera took `distance` frames of motion ago: (1, 3, H, W)."""
-    if frame.depth is None:
-        raise UserError(f"frame {frame.name} has no depth: a view from elsewhere cannot be made of it")
-    depth = torch.nan_to_num(torch.from_numpy(frame.depth), nan=5.0).to(image.device)[None]
+    metres = np.zeros(frame.rgb.shape[:2], np.float32) if frame.depth is None else frame.depth
+    depth = without_holes(torch.from_numpy(metres).to(image.device)[None])
     generator = torch.Generator().manual_seed(seed)
     motion = random_motion(torch.tensor([float(distance)]), generator)
     return moved_view(image, depth, intrinsics, motion.to(image.device))
@@ -63,7 +53,7 @@ def compare_frames(
 
     Args:
         model: on `device`, in evaluation mode.
-        frames: stills with depth.
+        frames: stills; where no depth is known, a wall 10 m away is assumed for the keyframe's view.
         distances: frames between keyframe and frame.
     """
     tasks, classes = model.config.tasks, len(model.config.classes)
@@ -122,49 +112,72 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def open_data(text: str, split: str, classes: int) -> Sequence[Frame]:
-    """Frames of `KIND:FOLDER`.
+def open_data(text: str, split: str, model: Mila) -> World:
+    """Frames to judge a model by.
 
     Raises:
-        UserError: an unknown kind, or the folder is not as expected.
+        UserError: they cannot be read, lack ground truth for all of its tasks, or have other classes.
     """
-    kind, _, folder = text.partition(":")
-    if kind != "nyuv2" or not folder:
-        raise UserError(f'--data "{text}": expected nyuv2:FOLDER')
-    return NyuV2(folder, split, classes)
+    tasks, classes = model.config.tasks, model.config.classes
+    world = open_world(text, split)
+    if "segmentation" in tasks and "segmentation" in world.tasks and world.classes != classes:
+        for kind in kinds().values():
+            if classes == load_labels(kind.label_set).classes:
+                raise UserError(
+                    f"the model knows the classes of {kind.label_set} ({', '.join(classes[:3])}, ...), {text} has "
+                    f"those of {world.label_set} ({', '.join(world.classes[:3])}, ...): choose the model for it"
+                )
+        world = open_world(text, split, classes)  # somebody's own classes in a known layout
+    if not set(tasks) & set(world.tasks):
+        raise UserError(f"{text} has ground truth for {list(world.tasks)}, the model answers {list(tasks)}")
+    return world
 
 
 def main(argv: list[str]) -> int:
     """Entry of `mila compare`."""
     parser = argparse.ArgumentParser(prog="mila compare", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--data", required=True, help="nyuv2:FOLDER with rgb/, depth8/, label40/")
-    parser.add_argument("--split", default="all", help="train, validation, held-out or all (default)")
+    parser.add_argument(
+        "--data",
+        required=True,
+        help="KIND:FOLDER, for example nyuv2:FOLDER with rgb/, depth8/, label40/, or camvid:FOLDER",
+    )
+    parser.add_argument(
+        "--split", default="all", help="a part of the data set: train, validation, ... or all (default)"
+    )
     parser.add_argument("--model", default="indoor", help="a shipped model's name or a checkpoint file")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--distances", type=int, nargs="+", default=list(DISTANCES), metavar="D")
+    parser.add_argument(
+        "--intervals", type=int, nargs="+", default=[10], metavar="K", help="on video: every K-th frame a keyframe (10)"
+    )
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(argv)
-    if min(options.distances) < 1:
-        raise UserError("distances are counted in frames from 1")
+    if min(options.distances) < 1 or min(options.intervals) < 1:
+        raise UserError("distances and intervals are counted in frames from 1")
     try:
         device = torch.device(options.device)
         model = fuse_for_inference(load_model(options.model)).to(device, memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device "{options.device}" is not usable here: {error}') from error
-    frames = open_data(options.data, options.split, len(model.config.classes) or CLASSES)
-    shown = tqdm(frames, desc="compare", unit="frame", file=sys.stderr)
-    results = compare_frames(model, shown, device, options.distances)
+    world = open_data(options.data, options.split, model)
+    if world.videos:
+        results, judged = compare_videos(model, world, device, options.distances, options.intervals)
+        how = "mila@D: keyframe D frames ago in the same video; mila/K: every K-th frame a keyframe"
+    else:
+        shown = tqdm(world, desc="compare", unit="frame", file=sys.stderr)
+        results, judged = compare_frames(model, shown, device, options.distances), len(world)
+        how = "mila@D: keyframe D frames of motion away (synthesised view)"
     print(format_table(results))
     print(
-        f"{len(frames)} frames; mila@D: keyframe D frames of motion away (synthesised view); normals are judged "
-        "against planes fitted to depth; depth and labels over all known pixels of the full picture"
+        f"{judged} frames; {how}; normals are judged against planes fitted to depth; depth and labels over all known "
+        "pixels of the full picture"
     )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         report = {
             "data": options.data,
             "split": options.split,
-            "frames": len(frames),
+            "frames": judged,
             "model": resolve(options.model).name,
             "methods": results,
         }

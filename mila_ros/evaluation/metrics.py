@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from mila_ros.worlds.frames import IGNORE
+from mila_ros.worlds.frames import IGNORE, Frame
 
 _ANGLE_BINS = 18000
 
@@ -135,3 +135,16 @@ class TaskMetrics:
     def compute(self) -> dict[str, dict[str, Any]]:
         """Metrics by task."""
         return {task: part.compute() for task, part in self.parts.items()}
+
+
+def frame_tensors(frame: Frame, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:
+    """A frame as the network takes it: image (1, 3, H, W) in 0..1, intrinsics (1, 4), ground truth by task."""
+    image = torch.from_numpy(frame.rgb).to(device).permute(2, 0, 1)[None].float() / 255
+    camera = frame.intrinsics
+    intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]], device=device)
+    truth: dict[str, Tensor | None] = {
+        "segmentation": None if frame.labels is None else torch.from_numpy(frame.labels).to(device)[None],
+        "depth": None if frame.depth is None else torch.from_numpy(frame.depth).to(device)[None],
+        "normals": None if frame.normals is None else torch.from_numpy(frame.normals).to(device)[None],
+    }
+    return image, intrinsics, truth

@@ -53,9 +53,18 @@ class Mila(nn.Module):
         before: the memory until now; with `frames` above 1 its keyframes are looked up along with this one.
         """
         features = self.features(image)
+        return self.remember(features, self.glance(image) if self.config.keys == "fast" else None, before)
+
+    def remember(self, features: Features, glance: Features | None, before: Memory | None = None) -> Memory:
+        """Prepare a picture for look-up of which the slow network's features and the fast network's are known.
+
+        glance: needed where the fast network describes keyframes (`keys`).
+        """
         described = features.coarse
         if self.config.keys == "fast":
-            described = self.glance(image).coarse
+            if glance is None:
+                raise ValueError("the fast network describes keyframes here: its features are needed, too")
+            described = glance.coarse
         remembered = None if before is None else before.tiles
         return Memory(features, self.propagation.remember(described, features.coarse, remembered))
 

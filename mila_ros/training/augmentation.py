@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mila_ros.training.losses import Truth
 from mila_ros.worlds.frames import IGNORE
-from mila_ros.worlds.geometry import painted, reproject, rotation
+from mila_ros.worlds.geometry import painted, reproject, rotation, without_holes
 
 
 @dataclass
@@ -85,25 +85,27 @@ def from_elsewhere(views: Views, before: Tensor | None, share: float, g: torch.G
     """Stills seen by a moved camera, and where it was earlier.
 
     Args:
-        views: with depth known everywhere.
+        views: where depth is not known, a usual one is assumed (`geometry.without_holes`).
         before: (B, T, 4, 4), from each camera to where it was at its keyframes; None where none is wanted.
         share: of the pictures whose camera is moved; the others stay as they are.
     """
     moved = torch.rand(len(views.image), generator=g, device=views.image.device) < share
+    known = views.depth > 0
+    whole = without_holes(views.depth)
     place = torch.eye(4, device=views.image.device).repeat(len(views.image), 1, 1)
     image, depth, labels, normals = (x.clone() for x in (views.image, views.depth, views.labels, views.normals))
     if bool(moved.any()):
-        place[moved] = random_place(views.depth[moved], g)
-        there = reproject(views.depth[moved], views.camera[moved], place[moved])
+        place[moved] = random_place(whole[moved], g)
+        there = reproject(whole[moved], views.camera[moved], place[moved])
         image[moved] = painted(views.image[moved], there)
-        depth[moved] = there.depth
+        depth[moved] = there.depth * there.carry(known[moved][:, None])[:, 0]
         labels[moved] = torch.where(there.seen, there.carry(views.labels[moved][:, None])[:, 0], IGNORE)
         normals[moved] = there.carry(views.normals[moved]) * there.seen[:, None]
     keyframes = None
     if before is not None:
         earlier = (before @ place[:, None]).unbind(dim=1)
         keyframes = torch.stack(
-            [painted(views.image, reproject(views.depth, views.camera, motion)) for motion in earlier], dim=1
+            [painted(views.image, reproject(whole, views.camera, motion)) for motion in earlier], dim=1
         )
     return Views(image, keyframes, depth, labels, normals, views.camera)
 

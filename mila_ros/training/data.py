@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
+from mila_ros.models.config import TASKS
 from mila_ros.training.augmentation import Augmentation, Batch, Views, cut, from_elsewhere, recoloured
 from mila_ros.training.losses import Truth
 from mila_ros.worlds.frames import IGNORE, Frame
@@ -42,6 +43,8 @@ class Pool:
     """(N, 4): fx, fy, cx, cy in pixels."""
     interval: int = 0
     """Frames of a 30 Hz video between two of a clip."""
+    tasks: tuple[str, ...] = TASKS
+    """For which there is ground truth."""
 
     def __len__(self) -> int:
         return self.rgb.shape[0]
@@ -79,25 +82,35 @@ def shrunk(frame: Frame, scale: float) -> Frame:
 
 
 def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float = 1.0) -> Pool:
-    """Keep frames in memory, resized by `scale`. All must have one size, depth, labels and normals."""
+    """Keep frames in memory, resized by `scale`. All must have one size and the same kinds of ground truth."""
     rgb, depth, labels, normals, cameras = [], [], [], [], []
+    kinds: set[tuple[str, ...]] = set()
     for full in frames:
         frame = shrunk(full, scale)
-        if frame.depth is None or frame.labels is None or frame.normals is None:
-            raise UserError(f"frame {frame.name} lacks depth, labels or normals: it cannot be trained on")
+        if rgb and frame.rgb.shape[:2] != rgb[0].shape[-2:]:
+            raise UserError(f"frame {frame.name} is {full.rgb.shape[:2]}: all frames of a set must have one size")
+        known = {"segmentation": frame.labels, "depth": frame.depth, "normals": frame.normals}
+        kinds.add(tuple(task for task in TASKS if known[task] is not None))
+        size = frame.rgb.shape[:2]
         rgb.append(torch.from_numpy(frame.rgb).permute(2, 0, 1).to(device))
-        depth.append(torch.nan_to_num(torch.from_numpy(frame.depth)).half().to(device))
-        labels.append(torch.from_numpy(frame.labels).to(device))
-        unit = torch.nan_to_num(torch.from_numpy(frame.normals)).permute(2, 0, 1)
+        metres = np.zeros(size, np.float32) if frame.depth is None else frame.depth
+        depth.append(torch.nan_to_num(torch.from_numpy(metres)).half().to(device))
+        ids = np.full(size, IGNORE, np.uint8) if frame.labels is None else frame.labels
+        labels.append(torch.from_numpy(ids).to(device))
+        vectors = np.zeros((*size, 3), np.float32) if frame.normals is None else frame.normals
+        unit = torch.nan_to_num(torch.from_numpy(vectors)).permute(2, 0, 1)
         normals.append((unit * 127).round().to(torch.int8).to(device))
         camera = frame.intrinsics
         cameras.append(torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy]))
+    if len(kinds) != 1:
+        raise UserError(f"frames of one set must have the same ground truth; these have {sorted(kinds)}")
     return Pool(
         torch.stack(rgb)[:, None],
         torch.stack(depth)[:, None],
         torch.stack(labels)[:, None],
         torch.stack(normals)[:, None],
         torch.stack(cameras).to(device),
+        tasks=kinds.pop(),
     )
 
 

@@ -18,7 +18,7 @@ from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.trainer import Trainer
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.labels import load_labels
-from mila_ros.worlds.nyuv2 import NyuV2, held_out_names
+from mila_ros.worlds.world import NoFramesError, open_world
 
 
 def load_pools(
@@ -27,16 +27,18 @@ def load_pools(
     """Training pools with their shares, and the frames to validate on; each process (rank) renders rooms of its own."""
     pools: list[tuple[Pool, float]] = []
     validation: Sequence[Frame] = []
-    if settings.nyuv2 is not None:
-        classes = len(load_labels(settings.labels).classes)
-        everything = NyuV2(settings.nyuv2, "all", classes)
-        judged = {name for name, counts in held_out_names(everything.folder).items() if counts}
-        if judged.intersection(everything.names):
-            validation = list(decoded(NyuV2(settings.nyuv2, "validation", classes), "load validation"))
-        else:
-            tqdm.write("nothing is held out to judge by: list names in validation.txt of the folder", file=sys.stderr)
-        frames = decoded(NyuV2(settings.nyuv2, "train", classes), "load NYUv2")
-        pools.append((pool_of_frames(frames, device, settings.keep_scale), settings.nyuv2_share))
+    classes = load_labels(settings.labels).classes
+    if settings.data is not None:
+        # Opened first: what is wrong with a folder is said before minutes are spent on decoding.
+        train = open_world(settings.data, "train", classes)
+        if len(train.classes) != len(classes):
+            raise UserError(f"{settings.data} has labels of its own: set `labels` to the set that names them")
+        try:
+            validation = list(decoded(open_world(settings.data, "validation", classes), "load validation"))
+        except NoFramesError as error:
+            tqdm.write(f"nothing is held out to judge by: {error}", file=sys.stderr)
+        frames = decoded(train, "load training")
+        pools.append((pool_of_frames(frames, device, settings.keep_scale), settings.data_share))
     if settings.rendered_clips:
         s = settings
         pool = pool_of_rendered(

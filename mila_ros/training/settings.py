@@ -19,9 +19,9 @@ class TrainSettings:
     """slow: the slow network and its heads; fast: fast network, propagation and their heads, the slow one frozen."""
     start: str | None = None
     """Checkpoint (name or file) to start from; needed by the stage "fast"."""
-    nyuv2: str | None = None
-    """Folder of labelled frames (worlds/nyuv2.py); its validation frames are never trained on."""
-    nyuv2_share: float = 0.7
+    data: str | None = None
+    """Labelled frames, `KIND:FOLDER` (worlds/world.py); those of its validation split are never trained on."""
+    data_share: float = 0.7
     """Share of each batch."""
     rendered_clips: int = 0
     """How many clips of the rendered world are made before training; 0: none."""
@@ -36,13 +36,13 @@ class TrainSettings:
     width: int = 640
     """Of the pictures that the networks see in training; a robot may send any size."""
     keep_scale: float = 1.0
-    """Size at which NYUv2 frames are kept in memory, relative to their files: smaller is faster on a CPU."""
+    """Size at which frames of `data` are kept in memory, relative to their files: smaller is faster on a CPU."""
     zoom: float = 1.6
     """Crops are up to this factor closer (this and the next: training/augmentation.py)."""
     turn: float = 4.0
     """Spread in degrees of the camera's pitch, yaw and roll."""
     moved: float = 0.4
-    """Share of NYUv2 frames that are seen from another place."""
+    """Share of stills that are seen from another place."""
     colour: float = 0.35
     """Strength of changes of light."""
     truth_stride: int = 2
@@ -84,7 +84,7 @@ class TrainSettings:
     model: dict[str, Any] = field(default_factory=dict)
     """Overrides of the model's configuration (models/config.py); with `start`, of how features are carried only."""
     labels: str = "nyu40"
-    """Class names and colours: config/labels/NAME.yaml."""
+    """Class names and colours: config/labels/NAME.yaml. Rendered rooms have those of nyu40."""
 
     precision: str = "bf16-mixed"
     """Lightning Fabric's name."""
@@ -101,8 +101,12 @@ class TrainSettings:
             raise UserError("adversary_weight and glance_weight are for the stage fast: set them to 0")
         if self.stage == "fast" and self.start is None:
             raise UserError('stage "fast" learns from a trained slow network: set `start` to its checkpoint')
-        if self.nyuv2 is None and self.rendered_clips == 0:
-            raise UserError("no training data: set `nyuv2` to a folder or `rendered_clips` above 0")
+        if self.data is None and self.rendered_clips == 0:
+            raise UserError("no training data: set `data` to KIND:FOLDER or `rendered_clips` above 0")
+        if self.rendered_clips and self.labels != "nyu40":
+            raise UserError(
+                f'rendered rooms have the classes of nyu40, not of "{self.labels}": set rendered_clips to 0'
+            )
         if self.steps < 1 or self.batch < 1:
             raise UserError("steps and batch must be positive")
         if self.height % 32 or self.width % 32:

@@ -108,6 +108,12 @@ class Trainer:
         fabric.seed_everything(settings.seed, verbose=False)
         self.stages_before = stages_before(settings)
         self.model = build_model(settings, self.stages_before)
+        lacking = [t for t in self.model.config.tasks if not any(t in pool.tasks for pool, _ in pools)]
+        if lacking:
+            raise UserError(
+                f"no training data has ground truth for {lacking}: choose the tasks with 'model={{tasks: [...]}}', "
+                "or add data that has it"
+            )
         counts = label_counts([pool for pool, _ in pools], len(self.model.config.classes))
         weights = class_weights(counts, settings.balance)
         kind = SlowStep if settings.stage == "slow" else FastStep

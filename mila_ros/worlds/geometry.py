@@ -86,6 +86,23 @@ def _box_sum(x: Tensor, window: int) -> Tensor:
     return x
 
 
+_USUAL_DEPTH = 10.0
+"""Metres, for pictures of which no depth is known at all."""
+
+
+def without_holes(depth: Tensor) -> Tensor:
+    """Depth for moving a camera, where something must be assumed: (B, H, W), unknown <= 0 or NaN -> same, all known.
+
+    A hole gets its picture's median, a picture without any depth stands 10 m away like a wall.
+    """
+    known = torch.isfinite(depth) & (depth > 0)
+    filled = []
+    for picture, valid in zip(depth, known, strict=True):
+        usual = picture[valid].median() if bool(valid.any()) else picture.new_tensor(_USUAL_DEPTH)
+        filled.append(torch.where(valid, picture, usual))
+    return torch.stack(filled)
+
+
 class Reprojection(NamedTuple):
     """Which pixel of a picture another camera sees at each of its own."""
 

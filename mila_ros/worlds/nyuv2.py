@@ -19,16 +19,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import yaml
 
 from mila_ros.errors import UserError
 from mila_ros.paths import config_path
 from mila_ros.worlds.frames import Frame, Intrinsics
 from mila_ros.worlds.geometry import normals_from_depth
+from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.world import NoFramesError, World, check_labels, read_camera, read_picture
 
 KINECT = Intrinsics(fx=518.86, fy=519.47, cx=325.58, cy=253.74, width=640, height=480)
 DEPTH_UNIT = 9.99547 / 255
-CLASSES = 39
 LAYOUT = "expected FOLDER/rgb/NNNN.jpg, FOLDER/depth8/NNNN.png and FOLDER/label40/NNNN.png"
 
 
@@ -48,31 +48,24 @@ def held_out_names(folder: Path | None = None) -> dict[str, bool]:
     return {name.removeprefix("-"): not name.startswith("-") for name in marked}
 
 
-def _camera(folder: Path) -> Intrinsics:
-    path = folder / "camera.yaml"
-    if not path.is_file():
-        return KINECT
-    try:
-        return Intrinsics(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"{path}: expected fx, fy, cx, cy, width and height as numbers: {error}") from error
-
-
-class NyuV2(Sequence[Frame]):
+class NyuV2(World):
     """Frames of the folder in the order of their names.
 
     Args:
         folder: see the module's docstring for its layout.
         split: "train", "validation" (held-out frames, at most 8 of a room), "held-out" (all of these) or "all".
-        classes: how many labels there may be.
+        classes: names of the labels, if they are others than NYU-40's.
 
     Raises:
         UserError: the folder or a file of it is missing or damaged.
     """
 
-    def __init__(self, folder: str | Path, split: str = "all", classes: int = CLASSES) -> None:
+    label_set = "nyu40"
+    tasks = ("segmentation", "depth", "normals")
+
+    def __init__(self, folder: str | Path, split: str = "all", classes: Sequence[str] = ()) -> None:
         self.folder = Path(folder).expanduser()
-        self.classes = classes
+        self.classes = tuple(classes) or load_labels(self.label_set).classes
         if not (self.folder / "rgb").is_dir():
             raise UserError(f"{self.folder} is not an NYUv2 folder: it has no rgb/; {LAYOUT}")
         pictures = {p.stem: p for p in sorted((self.folder / "rgb").iterdir()) if p.suffix in (".jpg", ".png")}
@@ -87,8 +80,11 @@ class NyuV2(Sequence[Frame]):
             }[split]
             pictures = {name: path for name, path in pictures.items() if wanted(name)}
         if not pictures:
-            raise UserError(f"{self.folder}/rgb has no pictures of the split {split}; {LAYOUT}")
-        self.camera = _camera(self.folder)
+            raise NoFramesError(
+                f"{self.folder}/rgb has no pictures of the split {split} (list names to hold out in its "
+                f"validation.txt); {LAYOUT}"
+            )
+        self.camera = read_camera(self.folder, KINECT)
         self.pictures = pictures
         self.names = list(pictures)
         for name in self.names:
@@ -97,28 +93,20 @@ class NyuV2(Sequence[Frame]):
                 if not path.is_file():
                     raise UserError(f"{path} is missing beside {self.pictures[name]}; {LAYOUT}")
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         name = self.names[index]
-        rgb = _read(self.pictures[name], cv2.IMREAD_COLOR)
-        raw = _read(self.folder / "depth8" / f"{name}.png", cv2.IMREAD_GRAYSCALE)
-        labels = _read(self.folder / "label40" / f"{name}.png", cv2.IMREAD_GRAYSCALE)
+        rgb = read_picture(self.pictures[name])
+        raw = read_picture(self.folder / "depth8" / f"{name}.png", cv2.IMREAD_GRAYSCALE)
+        labels = read_picture(self.folder / "label40" / f"{name}.png", cv2.IMREAD_GRAYSCALE)
         if raw.shape != rgb.shape[:2] or labels.shape != rgb.shape[:2]:
             raise UserError(
                 f"frame {name}: picture {rgb.shape[:2]}, depth {raw.shape} and labels {labels.shape} differ in size"
             )
-        wrong = (labels >= self.classes) & (labels != 255)
-        if wrong.any():
-            raise UserError(
-                f"{self.folder}/label40/{name}.png has the value {int(labels[wrong].max())}: "
-                f"labels must be 0..{self.classes - 1} or 255"
-            )
+        check_labels(labels, len(self.classes), self.folder / "label40" / f"{name}.png")
         depth = ((raw.astype(np.float32) + 0.5) * DEPTH_UNIT).astype(np.float32)
         intrinsics = self.camera.scaled(rgb.shape[1], rgb.shape[0])
         return Frame(
-            rgb=cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB),
+            rgb=rgb,
             intrinsics=intrinsics,
             depth=depth,
             labels=labels,
@@ -133,10 +121,3 @@ def fitted_normals(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
     normals, valid = normals_from_depth(torch.from_numpy(depth)[None], camera)
     normals = normals.masked_fill(~valid[:, None], float("nan"))
     return normals[0].permute(1, 2, 0).contiguous().numpy()
-
-
-def _read(path: Path, flag: int) -> np.ndarray:
-    picture = cv2.imread(str(path), flag)
-    if picture is None:
-        raise UserError(f"{path} cannot be read as a picture: it is damaged or half downloaded")
-    return picture

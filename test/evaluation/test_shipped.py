@@ -2,8 +2,7 @@
 
 import torch
 
-from mila_ros.evaluation.compare import frame_tensors
-from mila_ros.evaluation.metrics import TaskMetrics
+from mila_ros.evaluation.metrics import TaskMetrics, frame_tensors
 from mila_ros.models.checkpoint import builtin_models, load_model
 from mila_ros.models.flops import count_flops
 from mila_ros.paths import clips_dir

@@ -19,6 +19,8 @@ from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.steps import SlowStep
 from mila_ros.training.trainer import Trainer, carried_otherwise
 
+from ..worlds.camvid_tree import make_tree as make_drives
+
 TINY = (
     "model={slow_backbone: mobilenetv3_small_050, fast_backbone: mobilenetv3_small_050, slow_channels: 16, channels: 8,"
     " head_channels: 8, window: 3, query_channels: 8,"
@@ -28,7 +30,7 @@ SMALL = ["height=64", "width=96", "batch=2", "steps=4", "warmup=1", "validate_ev
 
 
 def test_depth_is_learned_as_it_is_asked_for_whatever_the_size(pool: Pool) -> None:
-    settings = TrainSettings(nyuv2="unused", rendered_clips=0)
+    settings = TrainSettings(data="nyuv2:unused", rendered_clips=0)
     torch.manual_seed(0)
     values = ModelConfig.tiny(("depth",)).to_dict() | {"working_pixels": 4 * 64 * 96}
     model = Mila(ModelConfig.from_dict(values)).eval()
@@ -52,7 +54,7 @@ def test_depth_is_learned_as_it_is_asked_for_whatever_the_size(pool: Pool) -> No
 
 
 def test_two_stages_from_folder_to_comparison(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    data = f"nyuv2={tree}"
+    data = f"data=nyuv2:{tree}"
     slow, fast = tmp_path / "slow", tmp_path / "fast"
     common = [data, "rendered_clips=0", *SMALL]
     assert train(["slow", "--out", str(slow), *common, "--device", "cpu", TINY]) == 0
@@ -101,10 +103,30 @@ def test_two_stages_from_folder_to_comparison(tree: Path, tmp_path: Path, capsys
     assert methods["mila@1"]["gflops"] < methods["slow"]["gflops"]
 
 
+def test_another_set_of_tasks_on_pictures_without_depth(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Segmentation alone, on drives: keyframes of stills are then views of a wall, and validation is a real video."""
+    names = [f"0016E5_{number:05d}" for number in range(100, 124, 2)]
+    tree = make_drives(tmp_path / "camvid", {"train": ["0001TP_000030", "0001TP_000060"], "val": names})
+    common = [f"data=camvid:{tree}", "labels=camvid", "rendered_clips=0", *SMALL, "--device", "cpu"]
+    alone = TINY.replace("model={", "model={tasks: [segmentation], ")
+    slow, fast = tmp_path / "slow", tmp_path / "fast"
+    assert train(["slow", "--out", str(slow), *common, alone]) == 0
+    assert train(["fast", "--out", str(fast), *common, f"start={slow / 'model.safetensors'}"]) == 0
+    model = str(fast / "model.safetensors")
+    assert load_model(model).config.tasks == ("segmentation",)
+    capsys.readouterr()
+    assert compare(["--data", f"camvid:{tree}", "--split", "val", "--model", model, "--distances", "2"]) == 0
+    assert "mila/10" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no training data has ground truth for ..depth., .normals"):
+        train(["slow", "--out", str(tmp_path / "all"), *common, TINY])
+    with pytest.raises(UserError, match="rooms have the classes of nyu40"):
+        train(["slow", "--out", str(tmp_path / "mix"), *common, alone, "rendered_clips=1"])
+
+
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    common = ["slow", f"nyuv2={tree}", "rendered_clips=0", *SMALL, TINY, "save_every=2", "--device", "cpu"]
+    common = ["slow", f"data=nyuv2:{tree}", "rendered_clips=0", *SMALL, TINY, "save_every=2", "--device", "cpu"]
     whole, half = tmp_path / "whole", tmp_path / "half"
     train([*common, "--out", str(whole)])
     save = Trainer.save_state
@@ -144,21 +166,21 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     for text, message in [
         ("stage: medium", "stage must be"),
-        ("stage: fast\nnyuv2: x", "set `start`"),
-        ("nyuv2: x\nadversary_weight: 1", "for the stage fast"),
-        ("nyuv2: x\ntask_weighting: guessed", '"fixed" or "learned"'),
+        ("stage: fast\ndata: nyuv2:x", "set `start`"),
+        ("data: nyuv2:x\nadversary_weight: 1", "for the stage fast"),
+        ("data: nyuv2:x\ntask_weighting: guessed", '"fixed" or "learned"'),
         ("steps: 10", "no training data"),
-        ("nyuv2: x\nwings: 2", "unknown settings"),
+        ("data: nyuv2:x\nwings: 2", "unknown settings"),
         ("- a list", "must be a mapping"),
         ("a: [", "not valid YAML"),
-        ("nyuv2: x\nheight: 100", "multiples of 32"),
+        ("data: nyuv2:x\nheight: 100", "multiples of 32"),
     ]:
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             load_settings(path, [])
     with pytest.raises(UserError, match="no training configuration"):
         load_settings(tmp_path / "missing.yaml", [])
-    path.write_text("nyuv2: x")
+    path.write_text("data: nyuv2:x")
     with pytest.raises(UserError, match="key=value"):
         load_settings(path, ["steps"])
     assert load_settings(path, ["steps=7"]).steps == 7

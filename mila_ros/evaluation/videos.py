@@ -1,0 +1,79 @@
+"""Comparison on labelled video: keyframes are real earlier frames, as a robot would have taken them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mila_ros.errors import UserError
+from mila_ros.evaluation.metrics import TaskMetrics, frame_tensors
+from mila_ros.models.flops import count_flops
+from mila_ros.models.mila import Memory, Mila
+from mila_ros.models.networks import Features
+from mila_ros.worlds.world import World
+
+
+@torch.inference_mode()
+def compare_videos(
+    model: Mila, world: World, device: torch.device, distances: Sequence[int], intervals: Sequence[int]
+) -> tuple[dict[str, dict[str, Any]], int]:
+    """Metrics by method: "slow", "fast", "mila@D" (a keyframe D frames ago), "mila/K" (every K-th frame a keyframe).
+
+    All methods are judged on the same frames: those of each video that have enough others before them.
+
+    Args:
+        model: on `device`, in evaluation mode.
+        world: with videos.
+        distances, intervals: D and K, in frames.
+
+    Returns:
+        the metrics, and how many frames were judged.
+
+    Raises:
+        UserError: no video is long enough.
+    """
+    tasks, known = model.config.tasks, model.config.frames
+    names = ["slow", "fast", *(f"mila@{d}" for d in distances), *(f"mila/{k}" for k in intervals)]
+    totals = {name: TaskMetrics(tasks, len(model.config.classes)) for name in names}
+    # So many frames back lies the oldest keyframe that is looked up.
+    reach = max((d + (known - 1) * (d + 1) for d in distances), default=0)
+    judged, size = 0, (0, 0)
+    for video in world.videos:
+        seen: dict[int, tuple[Features, Features]] = {}  # by frame: what the slow and the fast network see
+        running: dict[int, Memory] = {}  # by interval: as the robot remembers it
+        for index in tqdm(video, desc="compare", unit="frame", file=sys.stderr):
+            image, intrinsics, truth = frame_tensors(world[index], device)
+            size, focal = (image.shape[-2], image.shape[-1]), intrinsics[:, 0]
+            slow, fast = seen[index] = model.features(image), model.glance(image)
+            seen.pop(index - reach - 1, None)
+            carried: dict[str, Features] = {"slow": slow, "fast": fast}
+            for interval in intervals:
+                if (index - video.start) % interval == 0:
+                    running[interval] = model.remember(slow, fast, running.get(interval))
+                    carried[f"mila/{interval}"] = slow
+                else:
+                    carried[f"mila/{interval}"] = model.propagate(fast, running[interval])
+            if index - video.start < reach:
+                continue
+            for distance in distances:
+                memory: Memory | None = None
+                for keyframe in reversed(range(known)):  # the oldest first
+                    memory = model.remember(*seen[index - distance - keyframe * (distance + 1)], memory)
+                carried[f"mila@{distance}"] = model.propagate(fast, memory)
+            for name, features in carried.items():
+                totals[name].update(model.answer(features, tasks, focal, size, confidence=False), truth)
+            judged += 1
+    if not judged:
+        raise UserError(f"no video has more than the {reach} frames that the distances {list(distances)} ask for")
+    flops = count_flops(model, *size)
+    results: dict[str, dict[str, Any]] = {}
+    for name, total in totals.items():
+        cost: float = {"slow": flops.slow_frame, "fast": flops.fast + flops.heads}.get(name, flops.fast_frame)
+        if "/" in name:
+            cost = flops.amortised(int(name.split("/")[1]))
+        results[name] = total.compute() | {"gflops": cost / 1e9}
+    return results, judged
