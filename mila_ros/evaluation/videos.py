@@ -36,11 +36,11 @@ def compare_videos(
     Raises:
         UserError: no video is long enough.
     """
-    tasks, known = model.config.tasks, model.config.frames
+    tasks, remembered = model.config.tasks, model.config.frames
     names = ["slow", "fast", *(f"mila@{d}" for d in distances), *(f"mila/{k}" for k in intervals)]
     totals = {name: TaskMetrics(tasks, len(model.config.classes)) for name in names}
     # So many frames back lies the oldest keyframe that is looked up.
-    reach = max((d + (known - 1) * (d + 1) for d in distances), default=0)
+    reach = max((d + (remembered - 1) * (d + 1) for d in distances), default=0)
     judged, size = 0, (0, 0)
     for video in world.videos:
         seen: dict[int, tuple[Features, Features]] = {}  # by frame: what the slow and the fast network see
@@ -57,11 +57,11 @@ def compare_videos(
                     carried[f"mila/{interval}"] = slow
                 else:
                     carried[f"mila/{interval}"] = model.propagate(fast, running[interval])
-            if index - video.start < reach:
+            if index - video.start < reach or all(known is None for known in truth.values()):
                 continue
             for distance in distances:
                 memory: Memory | None = None
-                for keyframe in reversed(range(known)):  # the oldest first
+                for keyframe in reversed(range(remembered)):  # the oldest first
                     memory = model.remember(*seen[index - distance - keyframe * (distance + 1)], memory)
                 carried[f"mila@{distance}"] = model.propagate(fast, memory)
             for name, features in carried.items():

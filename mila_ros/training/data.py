@@ -82,10 +82,15 @@ def shrunk(frame: Frame, scale: float) -> Frame:
 
 
 def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float = 1.0) -> Pool:
-    """Keep frames in memory, resized by `scale`. All must have one size and the same kinds of ground truth."""
+    """Keep frames in memory, resized by `scale`. All must have one size and the same kinds of ground truth.
+
+    Frames without any ground truth, those between the labelled ones of a video, are left out.
+    """
     rgb, depth, labels, normals, cameras = [], [], [], [], []
     kinds: set[tuple[str, ...]] = set()
     for full in frames:
+        if full.labels is None and full.depth is None and full.normals is None:
+            continue
         frame = shrunk(full, scale)
         if rgb and frame.rgb.shape[:2] != rgb[0].shape[-2:]:
             raise UserError(f"frame {frame.name} is {full.rgb.shape[:2]}: all frames of a set must have one size")
@@ -102,6 +107,8 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
         normals.append((unit * 127).round().to(torch.int8).to(device))
         camera = frame.intrinsics
         cameras.append(torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy]))
+    if not kinds:
+        raise UserError("no frame has ground truth: there is nothing to learn from")
     if len(kinds) != 1:
         raise UserError(f"frames of one set must have the same ground truth; these have {sorted(kinds)}")
     return Pool(

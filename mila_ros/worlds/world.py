@@ -71,9 +71,10 @@ def open_world(text: str, split: str = "all", classes: Sequence[str] = ()) -> Wo
 def kinds() -> dict[str, type[World]]:
     """Every data set by the name of its layout; each is made from a folder, a split and names of classes."""
     from mila_ros.worlds.camvid import CamVid
+    from mila_ros.worlds.cityscapes import Cityscapes
     from mila_ros.worlds.nyuv2 import NyuV2
 
-    return {"camvid": CamVid, "nyuv2": NyuV2}
+    return {"camvid": CamVid, "cityscapes": Cityscapes, "nyuv2": NyuV2}
 
 
 def read_camera(folder: Path, usual: Intrinsics) -> Intrinsics:
