@@ -126,8 +126,8 @@ class Bag:
         """
         self.unpaired = dict.fromkeys(_TRUTH, 0)
         self.bad_frames = 0
-        for message, partners in self._paired():
-            frame = self._frame(message, partners)
+        for message, partners in self.pairs():
+            frame = self.frame(message, partners)
             if frame is not None:
                 yield frame
 
@@ -208,8 +208,8 @@ class Bag:
     def _calibrated(self, info: Any, size: tuple[int, int] | None = None) -> Intrinsics:
         return Intrinsics(*intrinsics(info, size, is_rectified(self.color_topic)))
 
-    def _paired(self) -> Iterator[tuple[RawMessage, dict[str, RawMessage]]]:
-        """Colour messages in order, each with its ground truth by kind."""
+    def pairs(self) -> Iterator[tuple[RawMessage, dict[str, RawMessage]]]:
+        """Colour messages in order, each with its ground truth by kind. BagTruncated as `frames`."""
         waiting: deque[tuple[int, RawMessage]] = deque()
         stores: dict[str, deque[tuple[int, RawMessage]]] = {kind: deque() for kind in self._truth.values()}
 
@@ -248,7 +248,8 @@ class Bag:
         store.remove(near)
         return near[1]
 
-    def _frame(self, message: RawMessage, partners: dict[str, RawMessage]) -> Frame | None:
+    def frame(self, message: RawMessage, partners: dict[str, RawMessage]) -> Frame | None:
+        """One of `pairs`, decoded; None (logged and counted) where that fails. CameraInfoError as `frames`."""
         stamp = stamp_of(message)
         try:
             rgb = images.decode_color(self.deserialize(message))

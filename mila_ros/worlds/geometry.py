@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mila_ros.worlds.frames import Intrinsics
 
 
 def pixel_rays(intrinsics: Tensor, height: int, width: int) -> Tensor:
@@ -70,6 +73,14 @@ def normals_from_depth(
     # A surface seen from behind cannot be seen: such a fit is an artefact.
     valid &= (normals * rays).sum(dim=1) < 0
     return normals.to(depth.dtype), valid
+
+
+def fitted_normals(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
+    """Normals of a depth picture by plane fitting: (H, W) -> (H, W, 3), NaN where no plane fits."""
+    camera = torch.tensor([[intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy]])
+    normals, valid = normals_from_depth(torch.from_numpy(depth)[None], camera)
+    normals = normals.masked_fill(~valid[:, None], float("nan"))
+    return normals[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _box_sum(x: Tensor, window: int) -> Tensor:

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from mila_ros.errors import UserError
 from mila_ros.paths import config_path
 from mila_ros.worlds.frames import Frame, Intrinsics
-from mila_ros.worlds.geometry import normals_from_depth
+from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.world import NoFramesError, World, check_labels, read_camera, read_picture
 
@@ -113,11 +112,3 @@ class NyuV2(World):
             normals=fitted_normals(depth, intrinsics),
             name=name,
         )
-
-
-def fitted_normals(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Normals of a depth picture by plane fitting: (H, W) -> (H, W, 3), NaN where no plane fits."""
-    camera = torch.tensor([[intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy]])
-    normals, valid = normals_from_depth(torch.from_numpy(depth)[None], camera)
-    normals = normals.masked_fill(~valid[:, None], float("nan"))
-    return normals[0].permute(1, 2, 0).contiguous().numpy()

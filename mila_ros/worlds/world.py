@@ -1,7 +1,6 @@
 """Where frames with ground truth come from: one interface for every data set, and one way to name it.
 
-`KIND:FOLDER`, for example `nyuv2:data/nyu` or `camvid:data/camvid`. What each folder must hold, the file of that name
-says.
+`KIND:FOLDER`, for example `nyuv2:data/nyu` or `bag:recording`. What each folder must hold, the file of that name says.
 """
 
 from __future__ import annotations
@@ -70,11 +69,12 @@ def open_world(text: str, split: str = "all", classes: Sequence[str] = ()) -> Wo
 
 def kinds() -> dict[str, type[World]]:
     """Every data set by the name of its layout; each is made from a folder, a split and names of classes."""
+    from mila_ros.worlds.bag_world import BagWorld
     from mila_ros.worlds.camvid import CamVid
     from mila_ros.worlds.cityscapes import Cityscapes
     from mila_ros.worlds.nyuv2 import NyuV2
 
-    return {"camvid": CamVid, "cityscapes": Cityscapes, "nyuv2": NyuV2}
+    return {"bag": BagWorld, "camvid": CamVid, "cityscapes": Cityscapes, "nyuv2": NyuV2}
 
 
 def read_camera(folder: Path, usual: Intrinsics) -> Intrinsics:
