@@ -30,28 +30,30 @@ def segmentation_loss(scores: Tensor, labels: Tensor, class_weights: Tensor | No
     return F.cross_entropy(scores.float(), labels, weight=class_weights, ignore_index=IGNORE, label_smoothing=0.02)
 
 
-def depth_loss(depth: Tensor, truth: Tensor) -> Tensor:
+def depth_loss(depth: Tensor, truth: Tensor, metres_share: float = 0.2) -> Tensor:
     """Error of log depth, a share of the error in metres, and of the slopes of log depth at three scales.
 
-    The slopes keep flat things flat and edges sharp (MegaDepth, Li and Snavely, CVPR 2018).
+    The slopes keep flat things flat and edges sharp (MegaDepth, Li and Snavely, CVPR 2018). The error in metres is
+    squared below 1 m: where a room's size is in doubt, it asks for the mean, the logarithm's for the median.
 
     Args:
         depth: (B, 1, h, w), metres.
         truth: (B, h, w), metres; 0 where unknown.
+        metres_share: weight of the error in metres.
     """
     predicted, truth = depth[:, 0].float().clamp(min=1e-3), truth.float()
     known = truth > 0
     log_error = (predicted.log() - truth.clamp(min=1e-3).log()) * known
     count = known.sum().clamp(min=1)
     loss = log_error.abs().sum() / count
-    metres = F.smooth_l1_loss(predicted * known, truth, beta=0.5, reduction="sum") / count
+    metres = F.huber_loss(predicted * known, truth, delta=1.0, reduction="sum") / count
     slope = log_error.new_zeros(())
     for scale in (1, 2, 4):
         e, k = log_error[:, ::scale, ::scale], known[:, ::scale, ::scale]
         for a in (1, 2):
             both = k.narrow(a, 1, k.shape[a] - 1) & k.narrow(a, 0, k.shape[a] - 1)
             slope = slope + (e.diff(dim=a).abs() * both).sum() / both.sum().clamp(min=1)
-    return loss + 0.2 * metres + 0.5 * slope
+    return loss + metres_share * metres + 0.5 * slope
 
 
 def normals_loss(normals: Tensor, truth: Tensor) -> Tensor:
@@ -63,13 +65,15 @@ def normals_loss(normals: Tensor, truth: Tensor) -> Tensor:
     return (chord * known).sum() / known.sum().clamp(min=1)
 
 
-def task_losses(answers: dict[str, Tensor], truth: Truth, class_weights: Tensor | None) -> dict[str, Tensor]:
-    """The loss of each task that was answered."""
+def task_losses(
+    answers: dict[str, Tensor], truth: Truth, class_weights: Tensor | None, metres_share: float
+) -> dict[str, Tensor]:
+    """The loss of each task that was answered; metres_share: see `depth_loss`."""
     losses: dict[str, Tensor] = {}
     if "segmentation" in answers:
         losses["segmentation"] = segmentation_loss(answers["segmentation"], truth.labels, class_weights)
     if "depth" in answers:
-        losses["depth"] = depth_loss(answers["depth"], truth.depth)
+        losses["depth"] = depth_loss(answers["depth"], truth.depth, metres_share)
     if "normals" in answers:
         losses["normals"] = normals_loss(answers["normals"], truth.normals)
     return losses

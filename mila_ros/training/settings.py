@@ -66,6 +66,8 @@ class TrainSettings:
     balance: float = 0.3
     """Power of class balancing (losses.class_weights)."""
     task_weights: dict[str, float] = field(default_factory=lambda: {"segmentation": 1.0, "depth": 2.0, "normals": 1.5})
+    depth_metres: float = 0.2
+    """Weight of the error in metres beside that of the logarithm in the depth loss (losses.depth_loss)."""
     task_weighting: str = "fixed"
     """fixed: by task_weights; learned: by the tasks' uncertainty on top of them (losses.uncertainty_weighted)."""
     distillation: float = 1.0

@@ -70,7 +70,7 @@ class SlowStep(Step):
         height, width = batch.image.shape[-2:]
         features = Features(coarse, detail, height, width, working_zoom(model, height, width), slow=True)
         answers = model.predict(features, model.config.tasks, batch.focal, (size[0], size[1]))
-        return self.weighted(task_losses(answers, batch.truth, self.class_weights))
+        return self.weighted(task_losses(answers, batch.truth, self.class_weights, self.settings.depth_metres))
 
 
 class FastStep(Step):
@@ -105,7 +105,7 @@ class FastStep(Step):
         features = {task: torch.where(alone, current, value) for task, value in found.items()}
         seen = Features(current, detail, height, width, zoom, slow=False, by_task=features)
         answers = model.predict(seen, tasks, batch.focal, size)
-        losses = task_losses(answers, batch.truth, self.class_weights)
+        losses = task_losses(answers, batch.truth, self.class_weights, self.settings.depth_metres)
         if settings.distillation:
             for name, loss in distillation_losses(answers, teacher).items():
                 losses[name] = losses[name] + settings.distillation * loss

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -73,11 +74,15 @@ def kinds() -> dict[str, type[World]]:
     from mila_ros.worlds.camvid import CamVid
     from mila_ros.worlds.cityscapes import Cityscapes
     from mila_ros.worlds.nyuv2 import NyuV2
+    from mila_ros.worlds.rgbd import RgbdFolder
 
-    return {"bag": BagWorld, "camvid": CamVid, "cityscapes": Cityscapes, "nyuv2": NyuV2}
+    return {"bag": BagWorld, "camvid": CamVid, "cityscapes": Cityscapes, "nyuv2": NyuV2, "rgbd": RgbdFolder}
 
 
-def read_camera(folder: Path, usual: Intrinsics) -> Intrinsics:
+C = TypeVar("C", Intrinsics, None)
+
+
+def read_camera(folder: Path, usual: C) -> Intrinsics | C:
     """The camera of `FOLDER/camera.yaml` (fx, fy, cx, cy, width, height in pixels), or the usual one without it.
 
     Raises:

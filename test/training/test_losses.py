@@ -26,8 +26,8 @@ def test_learned_task_weights_follow_the_size_of_losses() -> None:
         weighted = uncertainty_weighted(losses, weights)
         torch.stack(list(weighted.values())).sum().backward()
         optimizer.step()
-    assert float(weights["depth"]) == pytest.approx(math.log(4), abs=0.02)
-    assert float(weights["normals"]) == pytest.approx(0, abs=0.02)
+    assert weights["depth"].item() == pytest.approx(math.log(4), abs=0.02)
+    assert weights["normals"].item() == pytest.approx(0, abs=0.02)
     assert float(weighted["features"]) == 1.0
 
 
