@@ -83,6 +83,10 @@ class TrainSettings:
     alone: float = 0.15
     """Share of pictures that the fast network answers without a keyframe, so that it can (stage fast)."""
 
+    copy_heads: bool | None = None
+    """Whether the fast heads start as copies of the slow ones; null: if they were never trained (stage fast). Long
+    training of the slow network leaves them behind: then copies are the better start."""
+
     model: dict[str, Any] = field(default_factory=dict)
     """Overrides of the model's configuration (models/config.py); with `start`, of how features are carried only."""
     labels: str = "nyu40"

@@ -39,7 +39,8 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
     """
     if settings.start is not None:
         model = carried_otherwise(load_model(settings.start), settings.model)
-        if settings.stage == "fast" and "fast" not in stages:
+        anew = "fast" not in stages if settings.copy_heads is None else settings.copy_heads
+        if settings.stage == "fast" and anew:
             model.fast_heads.start_from(model.slow_heads)
         return model
     labels = load_labels(settings.labels)

@@ -8,7 +8,7 @@ import torch
 
 from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import main as compare
-from mila_ros.models.checkpoint import load_model, read_header
+from mila_ros.models.checkpoint import load_model, read_header, save_model
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import Features
@@ -17,7 +17,7 @@ from mila_ros.training.data import Batches, Pool
 from mila_ros.training.main import main as train
 from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.steps import SlowStep
-from mila_ros.training.trainer import Trainer, carried_otherwise
+from mila_ros.training.trainer import Trainer, build_model, carried_otherwise
 
 from ..worlds.camvid_tree import make_tree as make_drives
 
@@ -160,6 +160,22 @@ def test_another_way_to_carry_starts_from_what_the_old_one_knew() -> None:
     assert carried_otherwise(trained, {}) is trained
     with pytest.raises(UserError, match="'channels'.*cannot be changed"):
         carried_otherwise(trained, {"channels": 16})
+
+
+def test_fast_heads_start_as_copies_when_they_should(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "start.safetensors"
+    trained = Mila(ModelConfig.tiny())
+    save_model(trained, path)
+
+    def copied(stages: list[str], copy: bool | None) -> bool:
+        settings = TrainSettings(stage="fast", data="nyuv2:unused", start=str(path), copy_heads=copy)
+        model = build_model(settings, stages)
+        slow, fast = model.slow_heads.tasks.state_dict(), model.fast_heads.tasks.state_dict()
+        return all(torch.equal(slow[name], fast[name]) for name in slow)
+
+    assert copied(["slow"], None) and not copied(["slow", "fast"], None)
+    assert copied(["slow", "fast"], True) and not copied(["slow"], False)
 
 
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
