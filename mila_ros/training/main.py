@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mila_ros.errors import UserError
 from mila_ros.paths import config_path
 from mila_ros.training.data import Pool, decoded, pool_of_frames, pool_of_rendered
+from mila_ros.training.sanity import check_pool
 from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.trainer import Trainer
 from mila_ros.worlds.frames import Frame
@@ -72,6 +73,11 @@ def main(argv: list[str]) -> int:
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
     pools, validation = load_pools(settings, fabric.device, fabric.global_rank)
+    names = [name for name in (settings.data, "rendered rooms" if settings.rendered_clips else None) if name]
+    for name, (pool, _) in zip(names, pools, strict=True):
+        said = check_pool(name, pool, load_labels(settings.labels).classes)
+        if fabric.is_global_zero:
+            tqdm.write(said, file=sys.stderr)
     trainer = Trainer(settings, pools, validation, options.out, fabric)
     if not options.fresh and trainer.resume():
         print(f"resumed at step {trainer.step}", file=sys.stderr)

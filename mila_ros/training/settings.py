@@ -54,6 +54,9 @@ class TrainSettings:
     minutes: float | None = None
     """Train for so long instead of for `steps`: the learning rate follows the clock."""
     batch: int = 16
+    """Pictures a step, over all processes."""
+    accumulate: int = 1
+    """In how many parts the pictures of a step go through the networks one after another, to need less memory."""
     learning_rate: float = 1e-3
     backbone_rate: float = 0.25
     """Factor on the learning rate of pretrained backbones."""
@@ -113,8 +116,8 @@ class TrainSettings:
             raise UserError(
                 f'rendered rooms have the classes of nyu40, not of "{self.labels}": set rendered_clips to 0'
             )
-        if self.steps < 1 or self.batch < 1:
-            raise UserError("steps and batch must be positive")
+        if self.steps < 1 or self.batch < 1 or self.accumulate < 1:
+            raise UserError("steps, batch and accumulate must be positive")
         if self.height % 32 or self.width % 32:
             raise UserError(f"height and width must be multiples of 32; got {self.height} x {self.width}")
 

@@ -24,6 +24,7 @@ from mila_ros.models.config import TASKS, ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.training.augmentation import Augmentation
 from mila_ros.training.data import Batches, Pool, label_counts
+from mila_ros.training.gallery import write_gallery
 from mila_ros.training.losses import class_weights
 from mila_ros.training.settings import TrainSettings
 from mila_ros.training.steps import FastStep, SlowStep, working_zoom
@@ -48,6 +49,8 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
     return Mila(ModelConfig.from_dict(values | settings.model))
 
 
+_SHOWN = 4
+"""Validation frames in a picture."""
 CARRYING = ("attention", "frames", "window", "keys", "tile")
 """Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
 
@@ -92,7 +95,7 @@ class Trainer:
         settings: of the stage.
         pools: training frames, with their shares of a batch, on the training device.
         validation: frames to judge by; may be empty.
-        folder: for state.ckpt (to resume), model.safetensors (running mean), log.csv, settings.json.
+        folder: for state.ckpt (to resume), model.safetensors (running mean), log.csv, validation.jsonl, pictures/.
         fabric: launched; decides device and precision.
     """
 
@@ -129,13 +132,17 @@ class Trainer:
         self.mean = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
         self.generator = torch.Generator(device=fabric.device).manual_seed(settings.seed + fabric.global_rank)
         s = settings
-        if s.batch % fabric.world_size:
-            raise UserError(f"a batch of {s.batch} cannot be shared by {fabric.world_size} processes: use a multiple")
+        parts = fabric.world_size * s.accumulate
+        if s.batch % parts:
+            raise UserError(
+                f"a batch of {s.batch} cannot be shared by {fabric.world_size} processes in {s.accumulate} parts each: "
+                f"use a multiple of {parts}"
+            )
         # The attention's window is in cells of the network: a smaller picture must move more to fill it alike.
         distance = max(1, round(s.max_distance * working_zoom(self.model, s.height, s.width)))
         options = Augmentation(s.height, s.width, s.zoom, s.turn, s.moved, s.colour, distance, s.truth_stride)
         keyframes = self.model.config.frames if settings.stage == "fast" else 0
-        self.batches = Batches(pools, s.batch // fabric.world_size, options, keyframes, self.generator)
+        self.batches = Batches(pools, s.batch // parts, options, keyframes, self.generator)
         self.step = 0
         self.seconds = 0.0
 
@@ -189,9 +196,10 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = s.learning_rate * group["factor"] * self._rate(self.step)
             self.step_module.step = self.step
-            losses = self.module(self.batches.next())
-            total = torch.stack(list(losses.values())).sum()
-            self.fabric.backward(total)
+            for part in range(s.accumulate):
+                with self.fabric.no_backward_sync(self.module, enabled=part < s.accumulate - 1):
+                    losses = self.module(self.batches.next())
+                    self.fabric.backward(torch.stack(list(losses.values())).sum() / s.accumulate)
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=5.0, error_if_nonfinite=False)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -232,6 +240,9 @@ class Trainer:
         if self.settings.stage == "slow":
             results.pop("fast")
         tqdm.write(f"step {self.step}\n{format_table(results)}", file=sys.stderr)
+        shown = [self.validation[i] for i in range(0, len(self.validation), max(1, len(self.validation) // _SHOWN))]
+        picture = self.folder / "pictures" / f"{self.step:06d}.jpg"
+        write_gallery(model, shown[:_SHOWN], self.fabric.device, picture, fast=self.settings.stage == "fast")
         flat = {
             f"{name}.{task}.{key}": value
             for name, result in results.items()

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -69,6 +70,8 @@ def test_two_stages_from_folder_to_comparison(tree: Path, tmp_path: Path, capsys
     assert card["step"] == 4
     assert card["stages"] == ["slow", "fast"]
     assert "mila@5" in card["validation"]
+    picture = cv2.imread(str(fast / "pictures" / "000004.jpg"))
+    assert picture.shape == (2 * 2 * 48, 4 * 64, 3)  # two frames, answer above truth; picture and three tasks
     # What the fast stage learned survives another slow and another fast stage.
     again, last = tmp_path / "again", tmp_path / "last"
     on = [*common, "--device", "cpu", "learning_rate=0"]
@@ -119,6 +122,8 @@ def test_another_set_of_tasks_on_pictures_without_depth(tmp_path: Path, capsys: 
     assert "mila/10" in capsys.readouterr().out
     with pytest.raises(UserError, match="no training data has ground truth for ..depth., .normals"):
         train(["slow", "--out", str(tmp_path / "all"), *common, TINY])
+    with pytest.raises(UserError, match="batch of 2 cannot be shared by 1 processes in 3 parts"):
+        train(["slow", "--out", str(tmp_path / "odd"), *common, alone, "accumulate=3"])
     with pytest.raises(UserError, match="rooms have the classes of nyu40"):
         train(["slow", "--out", str(tmp_path / "mix"), *common, alone, "rendered_clips=1"])
 
@@ -127,6 +132,7 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     common = ["slow", f"data=nyuv2:{tree}", "rendered_clips=0", *SMALL, TINY, "save_every=2", "--device", "cpu"]
+    common += ["batch=4", "accumulate=2"]
     whole, half = tmp_path / "whole", tmp_path / "half"
     train([*common, "--out", str(whole)])
     save = Trainer.save_state
