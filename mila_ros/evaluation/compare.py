@@ -29,9 +29,8 @@ from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import Mila
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.geometry import moved_view, without_holes
-from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.motion import random_motion
-from mila_ros.worlds.world import World, kinds, open_world
+from mila_ros.worlds.world import open_world_for
 
 DISTANCES = (1, 5, 10)
 
@@ -112,27 +111,6 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def open_data(text: str, split: str, model: Mila) -> World:
-    """Frames to judge a model by.
-
-    Raises:
-        UserError: they cannot be read, lack ground truth for all of its tasks, or have other classes.
-    """
-    tasks, classes = model.config.tasks, model.config.classes
-    world = open_world(text, split)
-    if "segmentation" in tasks and "segmentation" in world.tasks and world.classes != classes:
-        for kind in kinds().values():
-            if classes == load_labels(kind.label_set).classes:
-                raise UserError(
-                    f"the model knows the classes of {kind.label_set} ({', '.join(classes[:3])}, ...), {text} has "
-                    f"those of {world.label_set} ({', '.join(world.classes[:3])}, ...): choose the model for it"
-                )
-        world = open_world(text, split, classes)  # somebody's own classes in a known layout
-    if not set(tasks) & set(world.tasks):
-        raise UserError(f"{text} has ground truth for {list(world.tasks)}, the model answers {list(tasks)}")
-    return world
-
-
 def main(argv: list[str]) -> int:
     """Entry of `mila compare`."""
     parser = argparse.ArgumentParser(prog="mila compare", description=__doc__.split("\n\n")[0])
@@ -159,13 +137,14 @@ def main(argv: list[str]) -> int:
         model = fuse_for_inference(load_model(options.model)).to(device, memory_format=torch.channels_last)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f'device "{options.device}" is not usable here: {error}') from error
-    world = open_data(options.data, options.split, model)
+    world = open_world_for(options.data, options.split, model.config.classes, model.config.tasks)
     if world.videos:
         results, judged = compare_videos(model, world, device, options.distances, options.intervals)
-        how = "mila@D: keyframe D frames ago in the same video; mila/K: every K-th frame a keyframe"
+        how = "mila@D: keyframe D of the video's frames ago; mila/K: every K-th of them a keyframe"
     else:
-        shown = tqdm(world, desc="compare", unit="frame", file=sys.stderr)
-        results, judged = compare_frames(model, shown, device, options.distances), len(world)
+        frames = world.with_truth()
+        shown = tqdm(frames, desc="compare", unit="frame", file=sys.stderr)
+        results, judged = compare_frames(model, shown, device, options.distances), len(frames)
         how = "mila@D: keyframe D frames of motion away (synthesised view)"
     print(format_table(results))
     print(

@@ -28,7 +28,7 @@ def compare_videos(
     Args:
         model: on `device`, in evaluation mode.
         world: with videos.
-        distances, intervals: D and K, in frames.
+        distances, intervals: D and K, in frames; intervals are left out where few frames of a video are labelled.
 
     Returns:
         the metrics, and how many frames were judged.
@@ -37,6 +37,10 @@ def compare_videos(
         UserError: no video is long enough.
     """
     tasks, remembered = model.config.tasks, model.config.frames
+    total = sum(len(video) for video in world.videos)
+    if world.labelled is not None and 2 * len(world.labelled) < total:
+        # Labels at one place of each video would always be judged at the same age of the keyframe.
+        intervals = ()
     names = ["slow", "fast", *(f"mila@{d}" for d in distances), *(f"mila/{k}" for k in intervals)]
     totals = {name: TaskMetrics(tasks, len(model.config.classes)) for name in names}
     # So many frames back lies the oldest keyframe that is looked up.
@@ -68,7 +72,10 @@ def compare_videos(
                 totals[name].update(model.answer(features, tasks, focal, size, confidence=False), truth)
             judged += 1
     if not judged:
-        raise UserError(f"no video has more than the {reach} frames that the distances {list(distances)} ask for")
+        raise UserError(
+            f"no video has a labelled frame with {reach} frames before it, which the distances {list(distances)} with "
+            f"{remembered} remembered keyframe(s) ask for: choose smaller --distances"
+        )
     flops = count_flops(model, *size)
     results: dict[str, dict[str, Any]] = {}
     for name, total in totals.items():

@@ -45,7 +45,8 @@ class ModelConfig:
     attention: str = "shared"
     """"shared": one look-up for all tasks; "task": one a task (task-specific, TS), at their cost in FLOPs."""
     frames: int = 1
-    """T: how many keyframes are remembered and looked up together (multi-frame, MF), at T times the cost."""
+    """T: how many keyframes are remembered and looked up together (multi-frame, MF), at T times the cost.
+    The age after which a memory is no longer used is the newest one's."""
     tile: int = 5
     """Side of a query tile in stride-8 cells; changes speed, never results."""
 

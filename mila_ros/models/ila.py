@@ -179,7 +179,7 @@ class LocalAttention(nn.Module):
         if self.frames > 1:
             bias = torch.cat([bias + self.age_bias[age].to(like.dtype) for age in range(frames)], dim=-1)
         if constant and not self.training:
-            # Two at most: fewer keyframes than T are there only at the beginning.
+            # T at most, of one size: fewer keyframes are there only at the beginning.
             self._masks = {k: m for k, m in self._masks.items() if k[:2] == key[:2]} | {key: bias}
         return bias
 

@@ -208,7 +208,7 @@ def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
         return True
     if info_a is None or info_b is None:
         return False
-    fields = ("height", "width", "distortion_model", "d", "k", "r", "p")
+    fields = ("height", "width", "distortion_model", "d", "k", "r", "p", "binning_x", "binning_y", "roi")
     return all(_equal(getattr(info_a, field), getattr(info_b, field)) for field in fields)
 
 

@@ -38,7 +38,7 @@ def price(window: Window, engine: Engine) -> Price:
         if known is None:
             return NO_PRICE  # still being counted
         costs[size, tasks] = known
-    by_size = {size: known for (size, _), known in costs.items()}  # only the heads depend on the tasks
+    by_size = {size: known for (size, _), known in costs.items()}  # of the heads alone, or of little more
     spent = 0.0
     for (kind, size, tasks), times in window.ran.items():
         known = costs.get((size, tasks)) or by_size.get(size)

@@ -82,12 +82,12 @@ def shrunk(frame: Frame, scale: float) -> Frame:
 
 
 def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float = 1.0) -> Pool:
-    """Keep frames in memory, resized by `scale`. All must have one size and the same kinds of ground truth.
+    """Keep frames in memory, resized by `scale`. All must have one size; what is not known of one is unknown.
 
     Frames without any ground truth, those between the labelled ones of a video, are left out.
     """
     rgb, depth, labels, normals, cameras = [], [], [], [], []
-    kinds: set[tuple[str, ...]] = set()
+    kinds: set[str] = set()
     for full in frames:
         if full.labels is None and full.depth is None and full.normals is None:
             continue
@@ -95,11 +95,12 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
         if rgb and frame.rgb.shape[:2] != rgb[0].shape[-2:]:
             raise UserError(f"frame {frame.name} is {full.rgb.shape[:2]}: all frames of a set must have one size")
         known = {"segmentation": frame.labels, "depth": frame.depth, "normals": frame.normals}
-        kinds.add(tuple(task for task in TASKS if known[task] is not None))
+        kinds.update(task for task in TASKS if known[task] is not None)
         size = frame.rgb.shape[:2]
         rgb.append(torch.from_numpy(frame.rgb).permute(2, 0, 1).to(device))
         metres = np.zeros(size, np.float32) if frame.depth is None else frame.depth
-        depth.append(torch.nan_to_num(torch.from_numpy(metres)).half().to(device))
+        half = torch.nan_to_num(torch.from_numpy(metres)).half()
+        depth.append(torch.nan_to_num(half, posinf=0.0).to(device))  # beyond half precision is beyond any camera
         ids = np.full(size, IGNORE, np.uint8) if frame.labels is None else frame.labels
         labels.append(torch.from_numpy(ids).to(device))
         vectors = np.zeros((*size, 3), np.float32) if frame.normals is None else frame.normals
@@ -109,15 +110,13 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
         cameras.append(torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy]))
     if not kinds:
         raise UserError("no frame has ground truth: there is nothing to learn from")
-    if len(kinds) != 1:
-        raise UserError(f"frames of one set must have the same ground truth; these have {sorted(kinds)}")
     return Pool(
         torch.stack(rgb)[:, None],
         torch.stack(depth)[:, None],
         torch.stack(labels)[:, None],
         torch.stack(normals)[:, None],
         torch.stack(cameras).to(device),
-        tasks=kinds.pop(),
+        tasks=tuple(task for task in TASKS if task in kinds),
     )
 
 
@@ -161,6 +160,12 @@ class Batches:
         total = sum(share for _, share in pools)
         counts = [round(size * share / total) for _, share in pools]
         counts[0] += size - sum(counts)
+        if min(counts) <= 0:
+            shares = ", ".join(f"{share:g}" for _, share in pools)
+            raise UserError(
+                f"{size} pictures at a time, shared {shares}, leave none for one of the data sets: use a larger batch, "
+                "fewer processes or parts (accumulate), or a larger share"
+            )
         self.parts = [(pool, count) for (pool, _), count in zip(pools, counts, strict=True) if count > 0]
         self.options, self.keyframes, self.generator = options, keyframes, generator
         self.orders: list[Tensor] = [torch.empty(0, dtype=torch.long) for _ in self.parts]

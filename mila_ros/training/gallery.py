@@ -13,6 +13,7 @@ from mila_ros.evaluation.pictures import (
     class_colours,
     depth_picture,
     depth_range,
+    fitted,
     jpeg,
     normals_picture,
     segmentation_picture,
@@ -60,7 +61,10 @@ def write_gallery(model: Mila, frames: Sequence[Frame], device: torch.device, pa
                 else:
                     halves.append(normals_picture(value))
             columns.append(np.concatenate(halves))
-        rows.append(np.concatenate(columns, axis=1))
+        row = np.concatenate(columns, axis=1)
+        rows.append(
+            row if not rows else fitted(row, (row.shape[0] * rows[0].shape[1] // row.shape[1], rows[0].shape[1]))
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(jpeg(np.concatenate(rows)))
 

@@ -12,6 +12,7 @@ from lightning.fabric import Fabric
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
+from mila_ros.models.config import TASKS
 from mila_ros.paths import config_path
 from mila_ros.training.data import Pool, decoded, pool_of_frames, pool_of_rendered
 from mila_ros.training.sanity import check_pool
@@ -19,7 +20,7 @@ from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.trainer import Trainer
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.labels import load_labels
-from mila_ros.worlds.world import NoFramesError, open_world
+from mila_ros.worlds.world import NoFramesError, open_world_for
 
 
 def load_pools(
@@ -31,14 +32,14 @@ def load_pools(
     classes = load_labels(settings.labels).classes
     if settings.data is not None:
         # Opened first: what is wrong with a folder is said before minutes are spent on decoding.
-        train = open_world(settings.data, "train", classes)
-        if len(train.classes) != len(classes):
-            raise UserError(f"{settings.data} has labels of its own: set `labels` to the set that names them")
+        train = open_world_for(settings.data, "train", classes, TASKS)
         try:
-            validation = list(decoded(open_world(settings.data, "validation", classes), "load validation"))
+            held_out = open_world_for(settings.data, "validation", classes, TASKS).with_truth()
+            if rank == 0:  # which alone validates
+                validation = list(decoded(held_out, "load validation"))
         except NoFramesError as error:
             tqdm.write(f"nothing is held out to judge by: {error}", file=sys.stderr)
-        frames = decoded(train, "load training")
+        frames = decoded(train.with_truth(), "load training")
         pools.append((pool_of_frames(frames, device, settings.keep_scale), settings.data_share))
     if settings.rendered_clips:
         s = settings

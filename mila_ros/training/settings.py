@@ -161,6 +161,19 @@ def load_settings(path: Path, overrides: list[str]) -> TrainSettings:
             except (TypeError, ValueError):
                 raise UserError(f"{setting.name} is {values[setting.name]!r}; it must be a number") from None
     try:
+        weights = values.get("task_weights")
+        if isinstance(weights, dict):
+            values["task_weights"] = {task: float(weight) for task, weight in weights.items()}
+    except (TypeError, ValueError):
+        raise UserError(f"task_weights is {weights!r}; it must map tasks to numbers") from None
+    for name, kind in (("int", int), ("bool", bool)):
+        for setting in fields(TrainSettings):
+            value = values.get(setting.name)
+            if str(setting.type).split(" ")[0] == name and value is not None and type(value) is not kind:
+                raise UserError(
+                    f"{setting.name} is {value!r}; it must be {'a whole number' if kind is int else 'true or false'}"
+                )
+    try:
         return TrainSettings(**values)
     except TypeError as error:
         raise UserError(f"{path}: {error}") from error

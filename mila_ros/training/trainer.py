@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
     Raises:
         UserError: a change of something else.
     """
+    own = trained.config.to_dict()
+    changes = {key: value for key, value in changes.items() if _plain(own.get(key)) != _plain(value)}
     if not changes:
         return trained
     fixed = sorted(set(changes) - set(CARRYING))
@@ -69,7 +72,7 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
             f"model settings {fixed} cannot be changed when training starts from a checkpoint, which brings its own; "
             f"only {list(CARRYING)} can, or leave out `start`"
         )
-    model = Mila(ModelConfig.from_dict(trained.config.to_dict() | changes))
+    model = Mila(ModelConfig.from_dict(own | changes))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
     model.load_state_dict(model.state_dict() | weights)
     known = trained.propagation.look_ups()
@@ -78,6 +81,10 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
         own, old = part.state_dict(), source.state_dict()
         part.load_state_dict(own | {k: v for k, v in old.items() if k in own and own[k].shape == v.shape})
     return model
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def stages_before(settings: TrainSettings) -> list[str]:
@@ -112,6 +119,12 @@ class Trainer:
         fabric.seed_everything(settings.seed, verbose=False)
         self.stages_before = stages_before(settings)
         self.model = build_model(settings, self.stages_before)
+        named = load_labels(settings.labels).classes
+        if "segmentation" in self.model.config.tasks and self.model.config.classes != named:
+            raise UserError(
+                f"the start checkpoint knows {len(self.model.config.classes)} classes, not those of "
+                f"labels: {settings.labels} ({len(named)}): set `labels` to its own"
+            )
         lacking = [t for t in self.model.config.tasks if not any(t in pool.tasks for pool, _ in pools)]
         if lacking:
             raise UserError(
@@ -324,7 +337,8 @@ class Trainer:
         if not path.is_file():
             return False
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["settings"] != self.settings.to_dict() or "step_module" not in state:
+        usual = {f.name: f.default for f in fields(TrainSettings) if f.default is not MISSING}
+        if usual | state["settings"] != self.settings.to_dict() or "step_module" not in state:
             raise UserError(
                 f"{path} was made with other settings: use another --out folder, or remove it to start anew"
             )

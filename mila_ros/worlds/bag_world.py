@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mila_ros.camera_info import CameraInfoError
 from mila_ros.errors import UserError
 from mila_ros.worlds.bags import Bag, BagTruncated, RawMessage, stamp_of
 from mila_ros.worlds.frames import Frame
@@ -24,6 +23,8 @@ from mila_ros.worlds.world import NoFramesError, World, check_labels
 _LOG = logging.getLogger(__name__)
 
 _TRAINED_SHARE = 0.8
+_LARGEST = 6e9
+"""Bytes of messages that are kept."""
 
 
 class BagWorld(World):
@@ -37,7 +38,7 @@ class BagWorld(World):
         classes: names of the labels, if they are others than NYU-40's.
 
     Raises:
-        UserError: no recording (BagError), or one without a colour camera or ground truth.
+        UserError: no recording (BagError), one without a colour camera, calibration or ground truth, or a huge one.
     """
 
     label_set = "nyu40"
@@ -48,10 +49,24 @@ class BagWorld(World):
         if split not in ("all", "train", "validation"):
             raise NoFramesError(f'a recording has the splits train, validation and all, not "{split}"')
         self._bag = Bag(folder)
+        if self._bag.camera_info is None:
+            raise UserError(
+                f"{folder}: {self._bag.camera_info_problem}; depth in metres needs the focal length: record the "
+                "camera's camera_info, too"
+            )
         self._pairs: list[tuple[RawMessage, dict[str, RawMessage]]] = []
+        held = 0
         try:
-            for pair in self._bag.pairs():
-                self._pairs.append(pair)
+            for message, partners in self._bag.pairs():
+                held += len(message.data) + sum(len(partner.data) for partner in partners.values())
+                if held > _LARGEST:
+                    raise UserError(
+                        f"{folder} holds more than {_LARGEST / 1e9:g} GB of pictures, which are kept in memory: cut it "
+                        "into pieces, or record compressed pictures"
+                    )
+                # Once through all of it, so that a damaged picture is left out (and logged), not met on the way.
+                if self._bag.frame(message, partners) is not None:
+                    self._pairs.append((message, partners))
         except BagTruncated as error:
             _LOG.warning("%s; what is readable is used", error)
         # A frame without a partner is no ground truth, but still part of the video.
@@ -71,10 +86,7 @@ class BagWorld(World):
 
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         message, partners = self._pairs[index]
-        try:
-            frame = self._bag.frame(message, partners)
-        except CameraInfoError as error:
-            raise UserError(str(error)) from error
+        frame = self._bag.frame(message, partners)
         if frame is None:
             raise UserError(f"{self.folder}: frame {self.names[index]} of {message.topic} cannot be decoded")
         if frame.labels is not None:

@@ -37,6 +37,8 @@ _BEFORE = 19
 _USUAL = Intrinsics(fx=2262.52, fy=2265.30, cx=1096.98, cy=513.137, width=2048, height=1024)
 _USUAL_BASELINE = 0.209313
 _RATE = 17
+_FARTHEST = 80.0
+"""Metres: farther, half a pixel of disparity is most of the depth."""
 
 
 class Cityscapes(World):
@@ -76,6 +78,7 @@ class Cityscapes(World):
         if not self._frames:
             raise NoFramesError(f"{folder}/gtFine has no labelled pictures of the split {split}; {_LAYOUT}")
         self.names = [stem for _, stem in self._frames]
+        self.labelled = [i for i, name in enumerate(self.names) if name in self._labelled]
         depth = (folder / "disparity").is_dir()
         self.tasks = ("segmentation", "depth", "normals") if depth else ("segmentation",)
 
@@ -144,6 +147,8 @@ class Cityscapes(World):
         if "depth" not in self.tasks:
             return None
         path = self.folder / "disparity" / place / f"{stem}_disparity.png"
+        if not path.is_file():
+            raise UserError(f"{path} is missing beside its labels; remove disparity/ to go without depth; {_LAYOUT}")
         raw = read_picture(path, cv2.IMREAD_UNCHANGED)
         if raw.dtype != np.uint16 or raw.shape != (camera.height, camera.width):
             raise UserError(f"{path}: expected 16 bit, {camera.width}x{camera.height}; it is {raw.dtype}, {raw.shape}")
@@ -151,6 +156,7 @@ class Cityscapes(World):
         depth = np.full(raw.shape, np.nan, np.float32)
         seen = disparity > 0
         depth[seen] = camera.fx * baseline / disparity[seen]
+        depth[depth > _FARTHEST] = np.nan
         return depth
 
     def _camera(self, place: str, stem: str) -> tuple[Intrinsics, float]:

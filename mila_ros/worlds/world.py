@@ -15,6 +15,7 @@ import yaml
 
 from mila_ros.errors import UserError
 from mila_ros.worlds.frames import Frame, Intrinsics
+from mila_ros.worlds.labels import load_labels
 
 
 class NoFramesError(UserError):
@@ -35,11 +36,18 @@ class World(Sequence[Frame]):
     videos: Sequence[range] = ()
     """Indices of frames that follow one another at a camera's rate; frames in none of them are stills."""
 
+    labelled: Sequence[int] | None = None
+    """Indices of the frames with ground truth; None: all."""
+
     def __init__(self, folder: Path, split: str = "all", classes: Sequence[str] = ()) -> None:
         raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def with_truth(self) -> Sequence[Frame]:
+        """The frames that have ground truth, still decoded one at a time."""
+        return self if self.labelled is None else _Some(self, self.labelled)
 
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         """Decoded anew each time.
@@ -48,6 +56,17 @@ class World(Sequence[Frame]):
             UserError: a file is damaged, or holds what cannot be; names it and says what is expected.
         """
         raise NotImplementedError
+
+
+class _Some(Sequence[Frame]):
+    def __init__(self, world: World, indices: Sequence[int]) -> None:
+        self._world, self._indices = world, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
+        return self._world[self._indices[index]]
 
 
 def open_world(text: str, split: str = "all", classes: Sequence[str] = ()) -> World:
@@ -66,6 +85,28 @@ def open_world(text: str, split: str = "all", classes: Sequence[str] = ()) -> Wo
     if kind not in known or not folder:
         raise UserError(f'data "{text}": expected KIND:FOLDER, the kind one of {", ".join(known)}')
     return known[kind](Path(folder).expanduser(), split, classes)
+
+
+def open_world_for(text: str, split: str, classes: Sequence[str], tasks: Sequence[str]) -> World:
+    """As `open_world`, for a network that knows these classes and tasks.
+
+    Raises:
+        UserError: also where the classes are another data set's, or no task has ground truth.
+    """
+    world = open_world(text, split)
+    if not set(tasks) & set(world.tasks):
+        raise UserError(f"{text} has ground truth for {list(world.tasks)}, the model answers {list(tasks)}")
+    classes = tuple(classes)
+    if "segmentation" not in tasks or "segmentation" not in world.tasks or world.classes == classes:
+        return world
+    for kind in kinds().values():
+        if classes == load_labels(kind.label_set).classes:
+            raise UserError(
+                f"the model knows the classes of {kind.label_set} ({', '.join(classes[:3])}, ...), {text} has "
+                f"those of {world.label_set} ({', '.join(world.classes[:3])}, ...): choose the model (in training, "
+                "`labels`) that belongs to it"
+            )
+    return open_world(text, split, classes)  # somebody's own classes in a known layout
 
 
 def kinds() -> dict[str, type[World]]:
@@ -92,9 +133,15 @@ def read_camera(folder: Path, usual: C) -> Intrinsics | C:
     if not path.is_file():
         return usual
     try:
-        return Intrinsics(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, TypeError) as error:
+        values = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        # YAML takes 5e2 for a word.
+        numbers = {key: int(value) if key in ("width", "height") else float(value) for key, value in values.items()}
+        camera = Intrinsics(**numbers)  # type: ignore[arg-type]
+        if min(camera.width, camera.height, camera.fx, camera.fy) <= 0:
+            raise ValueError("fx, fy, width and height must be above 0")
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise UserError(f"{path}: expected fx, fy, cx, cy, width and height as numbers: {error}") from error
+    return camera
 
 
 def read_picture(path: Path, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from mila_ros.errors import UserError
-from mila_ros.evaluation.compare import open_data
 from mila_ros.evaluation.videos import compare_videos
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.worlds.camvid import CamVid
 from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.world import open_world_for
 
 from ..worlds.camvid_tree import make_tree
 
@@ -51,17 +51,22 @@ def test_several_keyframes_need_a_longer_past(drive: CamVid) -> None:
     results, judged = compare_videos(network(frames=2), drive, CPU, [2], [5])
     assert judged == 12 - 5  # a keyframe 2 frames ago and one 3 before it
     assert 0 <= results["mila@2"]["segmentation"]["miou"] <= 1
-    with pytest.raises(UserError, match="no video has more than the 41 frames"):
+    with pytest.raises(UserError, match="labelled frame with 41 frames before it.*2 remembered"):
         compare_videos(network(frames=2), drive, CPU, [20], [5])
 
 
 def test_a_model_is_judged_by_data_that_it_can_answer(drive: CamVid) -> None:
-    data = f"camvid:{drive.folder}"
-    assert open_data(data, "val", network()).classes == load_labels("camvid").classes
-    rooms = network(classes=load_labels("nyu40").classes)
+    data, names = f"camvid:{drive.folder}", load_labels("camvid").classes
+    assert open_world_for(data, "val", names, ["segmentation"]).classes == names
     with pytest.raises(UserError, match="knows the classes of nyu40 .wall, floor, cabinet, ....*choose the model"):
-        open_data(data, "val", rooms)
-    own = network(classes=tuple(f"own {i}" for i in range(11)))
-    assert open_data(data, "val", own).classes[0] == "own 0"
+        open_world_for(data, "val", load_labels("nyu40").classes, ["segmentation"])
+    own = tuple(f"own {i}" for i in range(11))
+    assert open_world_for(data, "val", own, ["segmentation"]).classes == own
     with pytest.raises(UserError, match="has ground truth for ..segmentation.., the model answers ..depth.."):
-        open_data(data, "val", Mila(ModelConfig.tiny(("depth",))))
+        open_world_for(data, "val", (), ["depth"])
+
+
+def test_where_few_frames_are_labelled_intervals_are_left_out(drive: CamVid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "labelled", [drive.videos[0][-1]])
+    results, _ = compare_videos(network(), drive, CPU, [2], [5])
+    assert set(results) == {"slow", "fast", "mila@2"}

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo
 
 from mila_ros.ros.cameras_in import calibrate, pinhole, scaled_info
 from mila_ros.ros.diagnostics import CameraReport, Throttle, camera_status
+from mila_ros.ros.frames import _same
 from mila_ros.ros.topics_out import millimetres
 from mila_ros.ros.views import colour_table, depth_view, normals_view, segmentation_view
 from mila_ros.runtime.meter import Meter
@@ -73,6 +74,16 @@ def test_a_region_of_interest_moves_the_principal_point_of_what_is_published():
     np.testing.assert_allclose(out.k, expected.k)
     np.testing.assert_allclose(out.p, expected.p)
     assert (out.roi.width, out.binning_x) == (0, 0)
+
+
+def test_another_region_or_binning_is_another_calibration():
+    """Though K stays: what a calibration was made from is compared with every frame's."""
+    info, moved, binned = (pinhole(500.0, (480, 640)) for _ in range(3))
+    moved.roi.x_offset, binned.binning_x = 8, 2
+    size = (240, 320)
+    assert _same((info, size), (pinhole(500.0, (480, 640)), size))
+    assert not _same((info, size), (moved, size))
+    assert not _same((info, size), (binned, size))
 
 
 def test_rectified_topics_take_the_focal_length_of_p():

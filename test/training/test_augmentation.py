@@ -1,7 +1,9 @@
 """However pictures are varied, their ground truth stays true: depth metric, normals turned along, keyframes moved."""
 
+import pytest
 import torch
 
+from mila_ros.errors import UserError
 from mila_ros.training.augmentation import Augmentation, Views, cut
 from mila_ros.training.data import Batches, Pool
 from mila_ros.worlds.frames import IGNORE
@@ -102,6 +104,12 @@ def test_stills_are_seen_from_other_places(pool: Pool) -> None:
     distances = torch.stack(boxes)  # the box stands 1.5 m away from where the pictures were taken
     assert float(distances.min()) < 1.35
     assert float(distances.max()) > 1.6
+
+
+def test_no_data_set_is_left_out_of_batches_in_silence(pool: Pool) -> None:
+    augmentation = Augmentation(height=64, width=96)
+    with pytest.raises(UserError, match="6 pictures at a time, shared 11, 1, leave none for one"):
+        Batches([(pool, 11.0), (pool, 1.0)], 6, augmentation, 0, torch.Generator())
 
 
 def test_several_keyframes_lie_along_one_path(pool: Pool) -> None:

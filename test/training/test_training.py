@@ -124,6 +124,11 @@ def test_another_set_of_tasks_on_pictures_without_depth(tmp_path: Path, capsys: 
         train(["slow", "--out", str(tmp_path / "all"), *common, TINY])
     with pytest.raises(UserError, match="batch of 2 cannot be shared by 1 processes in 3 parts"):
         train(["slow", "--out", str(tmp_path / "odd"), *common, alone, "accumulate=3"])
+    with pytest.raises(UserError, match="knows the classes of nyu40.*has those of camvid"):
+        train(["slow", "--out", str(tmp_path / "rooms"), *common, alone, "labels=nyu40"])
+    rooms = ["fast", "--out", str(tmp_path / "other"), *common, "labels=cityscapes", f"start={model}"]
+    with pytest.raises(UserError, match="knows the classes of cityscapes"):
+        train(rooms)
     with pytest.raises(UserError, match="rooms have the classes of nyu40"):
         train(["slow", "--out", str(tmp_path / "mix"), *common, alone, "rendered_clips=1"])
 
@@ -164,6 +169,7 @@ def test_another_way_to_carry_starts_from_what_the_old_one_knew() -> None:
         assert part.attention.position_bias.shape == (9,)
     torch.testing.assert_close(model.fast_heads.state_dict(), trained.fast_heads.state_dict())
     assert carried_otherwise(trained, {}) is trained
+    assert carried_otherwise(trained, {"channels": 8, "tasks": ["segmentation", "depth", "normals"]}) is trained
     with pytest.raises(UserError, match="'channels'.*cannot be changed"):
         carried_otherwise(trained, {"channels": 16})
 
@@ -209,5 +215,13 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     assert load_settings(path, ["learning_rate=1e-3"]).learning_rate == 0.001
     with pytest.raises(UserError, match="quote it for the shell"):
         load_settings(path, ["model={keys:"])
+    assert load_settings(path, ["task_weights={depth: 1e-1}"]).task_weights == {"depth": 0.1}
+    for override, message in [
+        ("task_weights={depth: x}", "must map tasks to numbers"),
+        ("adversary_rise=x", "must be a whole number"),
+        ("copy_heads=1", "must be true or false"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load_settings(path, [override])
     with pytest.raises(UserError, match="zoom is 'much'"):
         load_settings(path, ["zoom=much"])

@@ -59,4 +59,4 @@ def test_what_is_wrong_with_a_recording_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no depth or labels to judge by"):
         open_world(f"bag:{record(tmp_path / 'colour', depth=False)}")
     with pytest.raises(UserError, match="camera_info"):
-        open_world(f"bag:{record(tmp_path / 'uncalibrated', info=False)}")[0]
+        open_world(f"bag:{record(tmp_path / 'uncalibrated', info=False)}")

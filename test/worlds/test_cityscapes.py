@@ -44,6 +44,7 @@ def test_a_labelled_frame_comes_with_those_before_it(tmp_path: Path) -> None:
     assert world.names == ["aachen_000003_000017", "aachen_000003_000018", STEM, "bonn_000000_000019"]
     assert list(world.videos) == [range(0, 3)]
     assert world[0].labels is None and world[0].depth is None
+    assert [frame.name for frame in world.with_truth()] == [f"train/aachen/{STEM}", "val/bonn/bonn_000000_000019"]
     assert open_world(f"cityscapes:{tmp_path}", "validation").names == ["bonn_000000_000019"]
     (tmp_path / "leftImg8bit_sequence/train/aachen/aachen_000003_000018_leftImg8bit.png").unlink()
     assert Cityscapes(tmp_path, "train").names == [STEM]  # a video has no holes
@@ -74,12 +75,13 @@ def test_depth_is_focal_length_times_baseline_over_disparity(tmp_path: Path) -> 
     disparity = tmp_path / "disparity/val/bonn/bonn_000000_000019_disparity.png"
     write(disparity, np.zeros((H, W), np.uint16))
     assert np.isnan(world[0].depth).all()
+    write(disparity, np.full((H, W), 2, np.uint16))  # 3 km
+    assert np.isnan(world[0].depth).all()
+    write(disparity, np.zeros((H, W), np.uint8))
+    with pytest.raises(UserError, match="expected 16 bit, 64x32; it is uint8"):
+        world[0]
     camera.write_text("{}")
     with pytest.raises(UserError, match="expected intrinsic"):
-        world[0]
-    write(disparity, np.zeros((H, W), np.uint8))
-    camera.unlink()
-    with pytest.raises(UserError, match="expected 16 bit, 64x32; it is uint8"):
         world[0]
     assert Cityscapes(make_tree(tmp_path / "plain", depth=False)).tasks == ("segmentation",)
 
@@ -97,9 +99,15 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     write(annotation, np.zeros((5, 5), np.uint8))
     with pytest.raises(UserError, match="differ in size"):
         Cityscapes(folder, "val")[0]
+    write(annotation, np.zeros((H, W), np.uint8))
+    (folder / "disparity/val/bonn/bonn_000000_000019_disparity.png").unlink()
+    with pytest.raises(UserError, match="disparity.png is missing beside its labels"):
+        Cityscapes(folder, "val")[0]
+    odd = folder / "gtFine/val/bonn/odd_gtFine_labelIds.png"
+    write(odd, np.zeros((H, W), np.uint8))
+    with pytest.raises(UserError, match="odd is no name of a Cityscapes frame"):
+        Cityscapes(folder, "val")
+    odd.unlink()
     (folder / "leftImg8bit/val/bonn/bonn_000000_000019_leftImg8bit.png").unlink()
     with pytest.raises(UserError, match="picture of val/bonn/bonn_000000_000019 is missing"):
-        Cityscapes(folder, "val")
-    write(folder / "gtFine/val/bonn/odd_gtFine_labelIds.png", np.zeros((H, W), np.uint8))
-    with pytest.raises(UserError, match="odd is no name of a Cityscapes frame|is missing beside"):
         Cityscapes(folder, "val")
