@@ -24,7 +24,7 @@ from mila_ros.errors import UserError
 from mila_ros.worlds.bags import fov_intrinsics
 from mila_ros.worlds.frames import IGNORE, Frame
 from mila_ros.worlds.labels import load_labels
-from mila_ros.worlds.world import NoFramesError, World, check_labels, read_camera, read_picture
+from mila_ros.worlds.world import NoFramesError, World, check_labels, picture_files, read_camera, read_picture
 
 _LAYOUT = "expected FOLDER/SPLIT/NAME.jpg (or png) and FOLDER/SPLITannot/NAME.png, for example val/ and valannot/"
 _RATE = 30
@@ -58,9 +58,7 @@ class CamVid(World):
             raise NoFramesError(f'{folder} has no split "{wanted}", only {", ".join(found)}; {_LAYOUT}')
         self._pictures: list[tuple[Path, Path]] = []
         for part in found if wanted == "all" else [wanted]:
-            for picture in sorted((folder / part).iterdir()):
-                if picture.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-                    continue
+            for picture in picture_files(folder / part).values():
                 annotation = folder / f"{part}annot" / f"{picture.stem}.png"
                 if not annotation.is_file():
                     raise UserError(f"{annotation} is missing beside {picture}; {_LAYOUT}")
@@ -75,9 +73,7 @@ class CamVid(World):
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         picture, annotation = self._pictures[index]
         rgb = read_picture(picture)
-        labels = read_picture(annotation, cv2.IMREAD_GRAYSCALE).copy()
-        if labels.shape != rgb.shape[:2]:
-            raise UserError(f"{picture} is {rgb.shape[:2]} and {annotation} is {labels.shape}: they differ in size")
+        labels = read_picture(annotation, cv2.IMREAD_GRAYSCALE, rgb.shape[:2])
         labels[labels == len(self.classes)] = IGNORE
         check_labels(labels, len(self.classes), annotation)
         number = _number(self.names[index])

@@ -130,9 +130,7 @@ class Cityscapes(World):
         base = self.folder / "gtFine" / place
         ready = base / f"{stem}_gtFine_labelTrainIds.png"
         path = ready if ready.is_file() else base / f"{stem}_gtFine_labelIds.png"
-        raw = read_picture(path, cv2.IMREAD_GRAYSCALE)
-        if raw.shape != size:
-            raise UserError(f"{path} is {raw.shape}, its picture {size}: they differ in size")
+        raw = read_picture(path, cv2.IMREAD_GRAYSCALE, size)
         labels = raw
         if path != ready and self._benchmark:
             if raw.max() > 33:

@@ -24,7 +24,7 @@ from mila_ros.paths import config_path
 from mila_ros.worlds.frames import Frame, Intrinsics
 from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
-from mila_ros.worlds.world import NoFramesError, World, check_labels, read_camera, read_picture
+from mila_ros.worlds.world import NoFramesError, World, check_labels, picture_files, read_camera, read_picture
 
 KINECT = Intrinsics(fx=518.86, fy=519.47, cx=325.58, cy=253.74, width=640, height=480)
 DEPTH_UNIT = 9.99547 / 255
@@ -67,7 +67,7 @@ class NyuV2(World):
         self.classes = tuple(classes) or load_labels(self.label_set).classes
         if not (self.folder / "rgb").is_dir():
             raise UserError(f"{self.folder} is not an NYUv2 folder: it has no rgb/; {LAYOUT}")
-        pictures = {p.stem: p for p in sorted((self.folder / "rgb").iterdir()) if p.suffix in (".jpg", ".png")}
+        pictures = picture_files(self.folder / "rgb")
         if split != "all":
             if split not in SPLITS:
                 raise UserError(f'split must be one of {", ".join(SPLITS)}; got "{split}"')
@@ -95,12 +95,8 @@ class NyuV2(World):
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         name = self.names[index]
         rgb = read_picture(self.pictures[name])
-        raw = read_picture(self.folder / "depth8" / f"{name}.png", cv2.IMREAD_GRAYSCALE)
-        labels = read_picture(self.folder / "label40" / f"{name}.png", cv2.IMREAD_GRAYSCALE)
-        if raw.shape != rgb.shape[:2] or labels.shape != rgb.shape[:2]:
-            raise UserError(
-                f"frame {name}: picture {rgb.shape[:2]}, depth {raw.shape} and labels {labels.shape} differ in size"
-            )
+        raw = read_picture(self.folder / "depth8" / f"{name}.png", cv2.IMREAD_GRAYSCALE, rgb.shape[:2])
+        labels = read_picture(self.folder / "label40" / f"{name}.png", cv2.IMREAD_GRAYSCALE, rgb.shape[:2])
         check_labels(labels, len(self.classes), self.folder / "label40" / f"{name}.png")
         depth = ((raw.astype(np.float32) + 0.5) * DEPTH_UNIT).astype(np.float32)
         intrinsics = self.camera.scaled(rgb.shape[1], rgb.shape[0])

@@ -21,7 +21,7 @@ from mila_ros.errors import UserError
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
-from mila_ros.worlds.world import NoFramesError, World, check_labels, read_camera, read_picture
+from mila_ros.worlds.world import NoFramesError, World, check_labels, picture_files, read_camera, read_picture
 
 _LAYOUT = "expected FOLDER/camera.yaml, FOLDER/rgb/NAME.jpg (or png) and FOLDER/depth/NAME.png"
 
@@ -53,7 +53,7 @@ class RgbdFolder(World):
             raise NoFramesError(f'a folder of frames has the splits train, validation and all, not "{split}"')
         listed = folder / "validation.txt"
         held_out = set(listed.read_text(encoding="utf-8").split()) if listed.is_file() else set()
-        pictures = {p.stem: p for p in sorted((folder / "rgb").iterdir()) if p.suffix in (".jpg", ".png")}
+        pictures = picture_files(folder / "rgb")
         self._pictures = {
             name: path for name, path in pictures.items() if split == "all" or (name in held_out) == (split != "train")
         }
@@ -81,9 +81,7 @@ class RgbdFolder(World):
         labels = None
         if "segmentation" in self.tasks:
             path = self.folder / "labels" / f"{name}.png"
-            labels = read_picture(path, cv2.IMREAD_GRAYSCALE)
-            if labels.shape != size:
-                raise UserError(f"{path} is {labels.shape}, its picture {size}: they differ in size")
+            labels = read_picture(path, cv2.IMREAD_GRAYSCALE, size)
             check_labels(labels, len(self.classes), path)
         camera = self.camera.scaled(size[1], size[0])
         normals = fitted_normals(depth, camera)

@@ -144,16 +144,28 @@ def read_camera(folder: Path, usual: C) -> Intrinsics | C:
     return camera
 
 
-def read_picture(path: Path, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
+def read_picture(path: Path, flag: int = cv2.IMREAD_COLOR, size: tuple[int, ...] | None = None) -> np.ndarray:
     """A picture file as OpenCV decodes it; colours as RGB.
 
+    Args:
+        path: of the file.
+        flag: OpenCV's.
+        size: (height, width) that it must have, those of the picture that it belongs to.
+
     Raises:
-        UserError: it cannot be decoded.
+        UserError: it cannot be decoded, or has another size.
     """
     picture = cv2.imread(str(path), flag)
     if picture is None:
         raise UserError(f"{path} cannot be read as a picture: it is damaged or half downloaded")
+    if size is not None and picture.shape[:2] != size:
+        raise UserError(f"{path} is {picture.shape[:2]}, its picture {size}: they differ in size")
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if picture.ndim == 3 else picture
+
+
+def picture_files(folder: Path) -> dict[str, Path]:
+    """The jpg and png files of a folder by name without suffix, in order."""
+    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in (".jpg", ".jpeg", ".png")}
 
 
 def check_labels(labels: np.ndarray, classes: int, path: Path, unlabelled: int = 255) -> None:
