@@ -121,6 +121,13 @@ def test_sourced_ros(environ, ros):
     assert machine.sourced_ros(environ, Path("/src/mila")) == ros
 
 
+def test_the_environment_of_another_copy_is_refused(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mila-env").touch()
+    with pytest.raises(SetupError, match="of another copy; open a new one"):
+        machine.sourced_ros({"AMENT_PREFIX_PATH": f"{tmp_path}/ros/install:{tmp_path}"}, Path("/src/mila"))
+
+
 def test_platforms():
     machine.check_platform("", "linux", "x86_64")
     machine.check_platform("jazzy", "linux", "aarch64")  # a Jetson with ROS installed

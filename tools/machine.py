@@ -83,9 +83,15 @@ def sourced_ros(environ: Mapping[str, str], root: Path) -> str:
 
     Prefixes inside `root` are this package's own (from `mila-env`) and don't count. Container images often
     set ROS_DISTRO without sourcing anything, so the prefixes decide.
+
+    Raises:
+        SetupError: the `mila-env` of another copy of this package was sourced, whose packages would be mixed in.
     """
     prefixes = [p for p in environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
     foreign = [p for p in prefixes if root not in Path(p).absolute().parents]
+    for prefix in foreign:
+        if (Path(prefix) / "bin" / "mila-env").is_file():
+            raise SetupError(f"this shell has sourced {prefix}/bin/mila-env, of another copy; open a new one")
     return environ.get("ROS_DISTRO", "an unnamed distribution") if foreign else ""
 
 
