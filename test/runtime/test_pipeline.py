@@ -122,7 +122,7 @@ def test_a_failing_keyframe_is_reported_and_frames_go_on(engine, monkeypatch):
     pipeline = Pipeline(engine, ["front"], on_error=lambda *what: errors.append(what))
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "keyframe", lambda _: (_ for _ in ()).throw(RuntimeError("out of memory")))
+            patch.setattr(engine, "keyframe", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
             with pipeline.fast_thread():
                 answer, _ = pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 1)
             wait(lambda: errors)
@@ -132,6 +132,33 @@ def test_a_failing_keyframe_is_reported_and_frames_go_on(engine, monkeypatch):
         wait(lambda: pipeline.keyframe_state("front", time.monotonic(), 2).number == 1)
     finally:
         pipeline.close()
+
+
+def test_a_keyframe_is_made_on_top_of_what_is_remembered(start, engine, monkeypatch):
+    """For models that look up several: unless that is of another size, too old, or from before a jump in time."""
+    befores = []
+    made = engine.keyframe
+
+    def watched(picture, before=None, alone=False):
+        befores.append(before)
+        return made(picture, before, alone)
+
+    monkeypatch.setattr(engine, "keyframe", watched)
+    pipeline, clock = start(mode="synchronous", period=1.0)
+    pipeline.max_age = 3.0
+    first, second, wide = (
+        np.zeros((64, 64, 3), np.uint8),
+        np.zeros((64, 64, 3), np.uint8),
+        np.zeros((64, 96, 3), np.uint8),
+    )
+    kept = []
+    for number, (pause, picture) in enumerate([(0, first), (1, second), (1, wide), (1, wide), (4, wide)]):
+        clock.now += pause
+        with pipeline.fast_thread():
+            pipeline.answer("front", picture, TASKS, 60.0, clock.now, number)
+        kept.append(pipeline._cameras["front"].slot.get().memory)
+    assert [before is not None for before in befores] == [False, True, False, True, False]
+    assert befores[1] is kept[0] and befores[3] is kept[2]
 
 
 def test_the_price_is_what_ran_over_what_every_frame_would_have_cost(start, engine):
