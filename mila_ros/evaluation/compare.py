@@ -114,17 +114,20 @@ def format_table(results: dict[str, dict[str, Any]]) -> str:
 def main(argv: list[str]) -> int:
     """Entry of `mila compare`."""
     parser = argparse.ArgumentParser(prog="mila compare", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--data",
-        required=True,
-        help="KIND:FOLDER, for example nyuv2:FOLDER with rgb/, depth8/, label40/, or camvid:FOLDER",
-    )
-    parser.add_argument(
-        "--split", default="all", help="a part of the data set: train, validation, ... or all (default)"
-    )
+    layouts = "nyuv2:, camvid:, cityscapes: or rgbd:FOLDER, bag:RECORDING (layouts: mila_ros/worlds)"
+    parser.add_argument("--data", required=True, help=layouts)
+    splits = "a part of it: train, validation, held-out (nyuv2), or all (default)"
+    parser.add_argument("--split", default="all", help=splits)
     parser.add_argument("--model", default="indoor", help="a shipped model's name or a checkpoint file")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--distances", type=int, nargs="+", default=list(DISTANCES), metavar="D")
+    parser.add_argument(
+        "--distances",
+        type=int,
+        nargs="+",
+        default=list(DISTANCES),
+        metavar="D",
+        help="frames from keyframe to frame (1 5 10)",
+    )
     parser.add_argument(
         "--intervals", type=int, nargs="+", default=[10], metavar="K", help="on video: every K-th frame a keyframe (10)"
     )

@@ -46,5 +46,6 @@ def main(argv: list[str]) -> int:
         mean, saved = flops.amortised(interval) / 1e9, flops.saved(interval)
         print(f"  {f'a keyframe in {interval} frames':<26}{mean:8.3f}   {saved:.0%} saved")
     print("\nparameters, millions: " + ", ".join(f"{name} {count / 1e6:.2f}" for name, count in parts.items()))
-    print("\ncard\n" + json.dumps(card, indent=2))
+    short = {key: value for key, value in card.items() if key != "validation"}
+    print("\ncard (what it scored is in the model's .md file)\n" + json.dumps(short, indent=2))
     return 0

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mila_ros.errors import UserError
 from mila_ros.models.config import TASKS
-from mila_ros.paths import config_path
+from mila_ros.paths import config_dir
 from mila_ros.training.data import Pool, decoded, pool_of_frames, pool_of_rendered
 from mila_ros.training.sanity import check_pool
 from mila_ros.training.settings import TrainSettings, load_settings
@@ -53,8 +53,10 @@ def load_pools(
 def main(argv: list[str]) -> int:
     """Entry of `mila train`."""
     parser = argparse.ArgumentParser(prog="mila train", description=__doc__)
-    parser.add_argument("config", help="a file, or the name of one in config/train (slow, fast)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change, for example steps=200")
+    shipped = "a YAML file, or the name of one in config/train (slow, fast, driving_slow, driving_fast)"
+    parser.add_argument("config", help=shipped)
+    overrides = "settings to change, for example steps=200; mila_ros/training/settings.py explains all"
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)
     parser.add_argument("--out", type=Path, required=True, help="folder of this run")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--processes", type=int, default=1, help="data-parallel processes; one a core on a CPU")
@@ -62,7 +64,12 @@ def main(argv: list[str]) -> int:
     options = parser.parse_intermixed_args(argv)  # settings may stand before and after options
     path = Path(options.config)
     if not path.suffix:
-        path = config_path(f"train/{options.config}.yaml")
+        known = {file.stem: file for file in sorted((config_dir() / "train").glob("*.yaml"))}
+        if options.config not in known:
+            raise UserError(
+                f'no training configuration "{options.config}": give a YAML file, or one of {", ".join(known)}'
+            )
+        path = known[options.config]
     settings = load_settings(path, options.overrides)
     if options.device not in ("auto", "cpu", "cuda"):
         raise UserError(f'--device "{options.device}": expected cpu, cuda or auto')

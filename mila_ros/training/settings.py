@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,11 @@ def load_settings(path: Path, overrides: list[str]) -> TrainSettings:
     known = {f.name for f in fields(TrainSettings)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise UserError(f"{path}: unknown settings {unknown}; known are {sorted(known)}")
+        near = {word: get_close_matches(word, known, 1, 0.5) for word in unknown}
+        meant = ", ".join(f"{word} (did you mean {found[0]}?)" if found else word for word, found in near.items())
+        raise UserError(
+            f"unknown settings, in {path} or on the command line: {meant}; mila_ros/training/settings.py explains all"
+        )
     for setting in fields(TrainSettings):
         if setting.name in values and str(setting.type).startswith("float") and values[setting.name] is not None:
             try:

@@ -206,6 +206,10 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             load_settings(path, [])
+    with pytest.raises(UserError, match="learningrate .did you mean learning_rate.."):
+        load_settings(path, ["learningrate=1"])
+    with pytest.raises(UserError, match='configuration "slwo": .* one of driving_fast, driving_slow, fast, slow'):
+        train(["slwo", "--out", str(tmp_path / "out")])
     with pytest.raises(UserError, match="no training configuration"):
         load_settings(tmp_path / "missing.yaml", [])
     path.write_text("data: nyuv2:x")
