@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 import rclpy
+from rclpy.duration import Duration
 from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -32,6 +33,7 @@ from mila_ros.ros.sources import CameraNames, Source, is_image, open_source
 from mila_ros.ros.support import interruptible, message_class
 from mila_ros.worlds.bags import BagTruncated, RawMessage, stamp_of
 
+DELIVERY_S = 2.0  # how long the end waits for subscribers that are slow to take the last messages
 LATE_NS = 5_000_000
 """A message published this long after its time counts as late."""
 _LOG = logging.getLogger(__name__)
@@ -107,7 +109,17 @@ class Player(Node):
             raise
         finally:
             self.report.duration_s = time.monotonic() - begin
+            self._deliver()
         return self.report
+
+    def _deliver(self) -> None:
+        """Waits until reliable subscribers have everything: a publisher that ends takes its last messages along."""
+        deadline = time.monotonic() + DELIVERY_S
+        for outlet in self._outlets.values():
+            left = deadline - time.monotonic()
+            if self.stopped.is_set() or left <= 0:
+                return
+            outlet.publisher.wait_for_all_acked(Duration(seconds=left))
 
     def publish_clock(self, hz: float) -> None:
         """Publishes recorded time on /clock from a thread, until `stopped`."""
