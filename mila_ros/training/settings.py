@@ -92,7 +92,8 @@ class TrainSettings:
     training of the slow network leaves them behind: then copies are the better start."""
 
     model: dict[str, Any] = field(default_factory=dict)
-    """Overrides of the model's configuration (models/config.py); with `start`, of how features are carried only."""
+    """Overrides of the model's configuration (models/config.py). With `start`, only of how features are carried, and in
+    the stage slow of slow_backbone: another one, from ImageNet weights, under the trained decoder."""
     labels: str = "nyu40"
     """Class names and colours: config/labels/NAME.yaml. Rendered rooms have those of nyu40."""
 

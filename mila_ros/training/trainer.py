@@ -23,6 +23,7 @@ from mila_ros.evaluation.compare import compare_frames, format_table
 from mila_ros.models.checkpoint import load_model, read_header, resolve, save_model
 from mila_ros.models.config import TASKS, ModelConfig
 from mila_ros.models.mila import Mila
+from mila_ros.models.networks import SlowNetwork
 from mila_ros.training.augmentation import Augmentation
 from mila_ros.training.data import Batches, Pool, label_counts
 from mila_ros.training.gallery import write_gallery
@@ -40,7 +41,10 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
         UserError: the start checkpoint is missing, or the configuration is wrong.
     """
     if settings.start is not None:
-        model = carried_otherwise(load_model(settings.start), settings.model)
+        trained, changes = load_model(settings.start), dict(settings.model)
+        if settings.stage == "slow" and "slow_backbone" in changes:
+            trained = with_backbone(trained, changes.pop("slow_backbone"))
+        model = carried_otherwise(trained, changes)
         anew = "fast" not in stages if settings.copy_heads is None else settings.copy_heads
         if settings.stage == "fast" and anew:
             model.fast_heads.start_from(model.slow_heads)
@@ -70,7 +74,7 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
     if fixed:
         raise UserError(
             f"model settings {fixed} cannot be changed when training starts from a checkpoint, which brings its own; "
-            f"only {list(CARRYING)} can, or leave out `start`"
+            f"only {list(CARRYING)} can, and slow_backbone in the stage slow, or leave out `start`"
         )
     model = Mila(ModelConfig.from_dict(own | changes))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
@@ -80,6 +84,26 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
         source = known.get(name) or known.get("all") or next(iter(known.values()))
         own, old = part.state_dict(), source.state_dict()
         part.load_state_dict(own | {k: v for k, v in old.items() if k in own and own[k].shape == v.shape})
+    return model
+
+
+def with_backbone(trained: Mila, name: str) -> Mila:
+    """A trained network with another slow backbone, from ImageNet weights, under as much of its decoder as fits.
+
+    What the decoder made of the old backbone's features is to be learned again; what it does with that is kept.
+    """
+    if name == trained.config.slow_backbone:
+        return trained
+    config = ModelConfig.from_dict(trained.config.to_dict() | {"slow_backbone": name})
+    model = Mila(config)
+    model.slow = SlowNetwork(name, config.slow_channels, config.channels, pretrained=True)
+    own = model.state_dict()
+    kept = {
+        key: value
+        for key, value in trained.state_dict().items()
+        if not key.startswith("slow.backbone.") and own[key].shape == value.shape
+    }
+    model.load_state_dict(own | kept)
     return model
 
 

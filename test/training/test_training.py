@@ -9,6 +9,7 @@ import torch
 
 from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import main as compare
+from mila_ros.models.backbones import imagenet_weights
 from mila_ros.models.checkpoint import load_model, read_header, save_model
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
@@ -172,6 +173,25 @@ def test_another_way_to_carry_starts_from_what_the_old_one_knew() -> None:
     assert carried_otherwise(trained, {"channels": 8, "tasks": ["segmentation", "depth", "normals"]}) is trained
     with pytest.raises(UserError, match="'channels'.*cannot be changed"):
         carried_otherwise(trained, {"channels": 16})
+
+
+def test_another_slow_backbone_goes_under_the_trained_decoder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained, path = Mila(ModelConfig.tiny()), tmp_path / "start.safetensors"
+    save_model(trained, path)
+    name = "tf_efficientnet_lite0"
+    settings = TrainSettings(stage="slow", start=str(path), rendered_clips=1, model={"slow_backbone": name})
+    model = build_model(settings, ["slow"])
+    assert model.config.slow_backbone == name
+    stem = "conv_stem.weight"
+    torch.testing.assert_close(model.slow.backbone.net.state_dict()[stem], imagenet_weights(name)[stem])
+    for part in ("fast", "fast_heads", "slow.merge16", "slow.refine"):
+        kept = load_model(path).get_submodule(part).state_dict()
+        torch.testing.assert_close(model.get_submodule(part).state_dict(), kept)
+    assert model.eval().features(torch.rand(1, 3, 64, 96)).coarse.shape[:2] == (1, 8)
+    fast = TrainSettings(stage="fast", start=str(path), rendered_clips=1, model={"slow_backbone": name})
+    with pytest.raises(UserError, match="slow_backbone in the stage slow"):
+        build_model(fast, ["slow"])
 
 
 def test_fast_heads_start_as_copies_when_they_should(tmp_path: Path) -> None:
