@@ -17,6 +17,8 @@ VERBS = {
     "demo": ("mila_ros.evaluation.demo", "play a clip through the node and write a report"),
     "train": ("mila_ros.training.main", "train the slow and the fast network"),
     "compare": ("mila_ros.evaluation.compare", "score methods on frames with ground truth"),
+    "evaluate": ("mila_ros.evaluation.evaluate", "replay recordings: accuracy, real time, and a report on both"),
+    "report": ("mila_ros.evaluation.side_by_side", "lay evaluations side by side"),
     "render": ("mila_ros.worlds.render", "render a furnished room with exact ground truth"),
     "info": ("mila_ros.models.info", "describe a checkpoint: card, parameters, FLOPs"),
 }

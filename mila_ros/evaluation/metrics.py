@@ -8,8 +8,12 @@ Normals: mean and median angle (Fouhey et al., ICCV 2013); the median is read of
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -50,32 +54,44 @@ class SegmentationMetrics:
 
 
 class DepthMetrics:
-    """Accumulates errors of metric depth over the pixels whose true depth is known."""
+    """Accumulates errors of metric depth over the pixels whose true depth is known, in ranges of that depth."""
+
+    EDGES = (0.0, 1.0, 2.0, 4.0, math.inf)
+    """Of the ranges, metres."""
 
     def __init__(self, nearest: float = 0.1, farthest: float = 80.0) -> None:
         self.nearest, self.farthest = nearest, farthest
-        self.count = 0
-        self.square = self.relative = self.within = 0.0
+        self.sums = np.zeros((len(self.EDGES) - 1, 4))
+        """A row a range: pixels, squared error, relative error, pixels within a factor of 1.25."""
 
     def update(self, depth: Tensor, truth: Tensor) -> None:
         """Metres, any equal shapes; truth NaN (or out of the range) is left out."""
         known = torch.isfinite(truth) & (truth > self.nearest) & (truth < self.farthest)
         d, t = depth[known].double(), truth[known].double()
         d = torch.nan_to_num(d, nan=0.0).clamp(min=1e-3)
-        self.count += t.numel()
-        self.square += float(((d - t) ** 2).sum())
-        self.relative += float(((d - t).abs() / t).sum())
-        self.within += float((torch.maximum(d / t, t / d) < 1.25).sum())
+        ranges = torch.bucketize(t, t.new_tensor(self.EDGES[1:-1]), right=True)
+        terms = (torch.ones_like(t), (d - t) ** 2, (d - t).abs() / t, (torch.maximum(d / t, t / d) < 1.25).double())
+        for column, term in enumerate(terms):
+            self.sums[:, column] += torch.bincount(ranges, term, minlength=len(self.sums)).cpu().numpy()
 
     def compute(self) -> dict[str, Any]:
         """`rmse` in metres, `abs_rel` and `delta1` in 0..1; None without ground truth."""
-        if not self.count:
-            return {"rmse": None, "abs_rel": None, "delta1": None}
+        return self._of(self.sums.sum(axis=0))
+
+    def by_range(self) -> dict[str, dict[str, Any]]:
+        """As `compute`, by range of true depth, with the share of all pixels that lie in it as `share`."""
+        total = max(1.0, self.sums[:, 0].sum())
+        names = [f"{low:g}-{high:g} m" if math.isfinite(high) else f"{low:g}+ m" for low, high in pairwise(self.EDGES)]
         return {
-            "rmse": math.sqrt(self.square / self.count),
-            "abs_rel": self.relative / self.count,
-            "delta1": self.within / self.count,
+            name: self._of(row) | {"share": float(row[0] / total)} for name, row in zip(names, self.sums, strict=True)
         }
+
+    @staticmethod
+    def _of(sums: npt.NDArray[np.float64]) -> dict[str, Any]:
+        count, square, relative, within = (float(value) for value in sums)
+        if not count:
+            return {"rmse": None, "abs_rel": None, "delta1": None}
+        return {"rmse": math.sqrt(square / count), "abs_rel": relative / count, "delta1": within / count}
 
 
 class NormalMetrics:
@@ -135,6 +151,30 @@ class TaskMetrics:
     def compute(self) -> dict[str, dict[str, Any]]:
         """Metrics by task."""
         return {task: part.compute() for task, part in self.parts.items()}
+
+    def sums(self) -> dict[str, npt.NDArray[Any]]:
+        """Everything that was accumulated, by name; those of several sets may be added up, exactly."""
+        found: dict[str, npt.NDArray[Any]] = {}
+        for part in self.parts.values():
+            if isinstance(part, SegmentationMetrics):
+                found["segmentation"] = part.matrix.confmat.cpu().numpy().copy()
+            elif isinstance(part, DepthMetrics):
+                found["depth"] = part.sums.copy()
+            else:
+                found["normals"] = part.histogram.numpy().copy()
+                found["normals_total"] = np.array(part.total)
+        return found
+
+    def add(self, sums: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Accumulate what `sums` of another set gave."""
+        for part in self.parts.values():
+            if isinstance(part, SegmentationMetrics):
+                part.matrix.confmat += torch.from_numpy(sums["segmentation"]).to(part.matrix.confmat.device)
+            elif isinstance(part, DepthMetrics):
+                part.sums += sums["depth"]
+            else:
+                part.histogram += torch.from_numpy(sums["normals"])
+                part.total += float(sums["normals_total"])
 
 
 def frame_tensors(frame: Frame, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor | None]]:

@@ -64,6 +64,15 @@ def normals_picture(normals: npt.NDArray[np.float32]) -> Rgb:
     return coloured
 
 
+def error_picture(error: npt.NDArray[np.float32]) -> Rgb:
+    """Errors of 0..1 as colours, (h, w, 3): dark is right, bright is wrong, grey is unknown."""
+    known = np.isfinite(error)
+    table = np.round(matplotlib.colormaps["inferno"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
+    coloured = table[(np.where(known, error, 0) * 255).astype(np.uint8)].copy()
+    coloured[~known] = 128
+    return coloured
+
+
 def fitted(rgb: Rgb, size: Sequence[int]) -> Rgb:
     """The frame at (h, w)."""
     if rgb.shape[:2] == tuple(size[:2]):

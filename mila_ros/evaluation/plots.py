@@ -66,11 +66,20 @@ _ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1.0), "bor
 
 
 def _figure(width: float = 5.6, height: float = 2.9) -> tuple[Figure, Axes]:
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    return figure, axes
+    made, (axes,) = new_figure(width, height)
+    return made, axes
 
 
-def _svg(figure: Figure, name: str) -> str:
+def new_figure(width: float, height: float, panels: int = 1, stacked: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, or one above another with a common x axis."""
+    rows, columns = (panels, 1) if stacked else (1, panels)
+    made, axes = plt.subplots(
+        rows, columns, figsize=(width, height), layout="constrained", squeeze=False, sharex="all" if stacked else "none"
+    )
+    return made, list(axes.flat)
+
+
+def as_svg(figure: Figure, name: str) -> str:
     """The figure as an <svg> element; `name` keeps its ids apart from those of others on the page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.id": name}):
@@ -99,7 +108,7 @@ def latency_histogram(frames: Sequence[FrameTime], latency: Latency) -> str:
     axes.legend(**_ABOVE, ncols=3)
     axes.set(title="Latency", xlabel="ms from publication to last output", ylabel="frames", xlim=(0, top))
     axes.grid(axis="x", visible=False)
-    return _svg(figure, "histogram")
+    return as_svg(figure, "histogram")
 
 
 def latency_over_time(frames: Sequence[FrameTime], keyframes: Sequence[tuple[float, bool]], width: float = 11.6) -> str:
@@ -124,7 +133,7 @@ def latency_over_time(frames: Sequence[FrameTime], keyframes: Sequence[tuple[flo
     axes.set(title="Latency over time", xlabel="s since the first frame", ylabel="ms")
     axes.margins(x=0.01)
     axes.legend(**_ABOVE, ncols=4)
-    return _svg(figure, "latency")
+    return as_svg(figure, "latency")
 
 
 def _keyframe_ticks(axes: Axes, keyframes: Sequence[tuple[float, bool]]) -> None:
@@ -165,7 +174,7 @@ def where_time_went(stages: dict[str, float], mean_latency: float | None) -> str
     axes.set(title="Where each millisecond went (mean)", xlabel="ms")
     axes.grid(axis="y", visible=False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=9, handlelength=1, columnspacing=1.2)
-    return _svg(figure, "where")
+    return as_svg(figure, "where")
 
 
 def _stacked_bar(axes: Axes, height: float, parts: dict[str, float]) -> None:
@@ -209,7 +218,7 @@ def stages_over_time(samples: Sequence[BudgetSample], start_ns: int) -> str:
     axes.grid(axis="x", visible=False)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right center", fontsize=8)
-    return _svg(figure, "stages")
+    return as_svg(figure, "stages")
 
 
 def budget_over_time(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
@@ -226,7 +235,7 @@ def budget_over_time(samples: Sequence[BudgetSample], start_ns: int) -> str | No
     axes.set_ylim(0, reference * 1.18)
     axes.set(title="Arithmetic of a frame", xlabel="s since the first frame", ylabel="GFLOPs")
     axes.legend(loc="center right")
-    return _svg(figure, "budget")
+    return as_svg(figure, "budget")
 
 
 def keyframe_age(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
@@ -248,7 +257,7 @@ def keyframe_age(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
     )
     axes.set(title="Age of the keyframe", xlabel="s since the first frame", ylabel="s")
     axes.legend(loc="upper right", fontsize=8)
-    return _svg(figure, "keyframes")
+    return as_svg(figure, "keyframes")
 
 
 def usage_over_time(usage: Sequence[Usage], start_ns: int, cores: int) -> str | None:
@@ -269,7 +278,7 @@ def usage_over_time(usage: Sequence[Usage], start_ns: int, cores: int) -> str | 
     right.grid(visible=False)
     handles = axes.get_legend_handles_labels(), right.get_legend_handles_labels()
     axes.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="upper left", ncols=2)
-    return _svg(figure, "usage")
+    return as_svg(figure, "usage")
 
 
 def styled() -> Any:

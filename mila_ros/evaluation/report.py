@@ -41,25 +41,33 @@ class Evidence:
     """What a reader must know about the numbers."""
 
 
-def render(evidence: Evidence) -> str:
-    """The page."""
-    loader = Environment(
+def environment() -> Environment:
+    """Finds the templates of pages."""
+    return Environment(
         loader=PackageLoader("mila_ros.evaluation", "."),
         autoescape=select_autoescape(["j2"], default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return loader.get_template("report.html.j2").render(
-        title=evidence.title,
-        tiles=tiles(evidence.summary),
-        pictures=strip(evidence),
-        plots={name: svg and Markup(svg) for name, svg in _plots(evidence).items()},
-        metrics=metric_rows(evidence.summary),
-        classes=class_rows(evidence.summary, evidence.classes),
-        tables={"Settings": evidence.settings, "Machine": evidence.machine, "Versions": evidence.versions},
-        notes=list(evidence.notes),
-        frames=evidence.summary["frames"],
+
+
+def render(evidence: Evidence) -> str:
+    """The page."""
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            title=evidence.title,
+            tiles=tiles(evidence.summary),
+            pictures=strip(evidence),
+            plots={name: svg and Markup(svg) for name, svg in _plots(evidence).items()},
+            metrics=metric_rows(evidence.summary),
+            classes=class_rows(evidence.summary, evidence.classes),
+            tables={"Settings": evidence.settings, "Machine": evidence.machine, "Versions": evidence.versions},
+            notes=list(evidence.notes),
+            frames=evidence.summary["frames"],
+        )
     )
 
 
@@ -122,7 +130,8 @@ def _tile(value: str, unit: str, name: str, remark: str) -> dict[str, str]:
     return {"value": value, "unit": unit, "name": name, "remark": remark}
 
 
-_METRICS = (
+# task, key, words, unit, factor, digits, and which way is better.
+METRICS = (
     ("segmentation", "miou", "mean intersection over union", "%", 100.0, 1, "up"),
     ("segmentation", "pixel_accuracy", "pixels with the right class", "%", 100.0, 1, "up"),
     ("depth", "rmse", "root mean square error", "m", 1.0, 3, "down"),
@@ -138,7 +147,7 @@ _METRICS = (
 def metric_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """The table of metrics; empty without ground truth."""
     rows = []
-    for task, key, text, unit, factor, digits, better in _METRICS:
+    for task, key, text, unit, factor, digits, better in METRICS:
         value = summary.get(task, {}).get(key)
         if value is not None:
             rows.append(

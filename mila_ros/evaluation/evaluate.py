@@ -1,0 +1,224 @@
+"""`mila evaluate`: replays recordings through a model, with and without a clock, and reports how good the answers are.
+
+Each recording gets a folder OUT/NAME with report.html, metrics.json and predictions/; several ones also get their
+totals in OUT/metrics.json. A recording that fails does not stop the others, and one that is done is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from mila_ros.errors import UserError
+from mila_ros.evaluation.metrics import TaskMetrics
+from mila_ros.evaluation.replay import SCHEMA, WAYS, ReplaySettings, evaluate_bag, finished, read_sums, run_key
+from mila_ros.models.checkpoint import read_header, resolve
+from mila_ros.worlds.bag_storage import SUFFIXES
+
+
+def main(argv: list[str]) -> int:
+    """Entry of `mila evaluate`.
+
+    Raises:
+        UserError: nothing matches, a setting is impossible, or recordings failed (after all others were done).
+    """
+    options = _parser().parse_args(argv)
+    settings = _settings(options)
+    named = folders(recordings(options.bags), options.out)
+    if options.jobs > 1 and "real-time" in settings.ways:
+        raise UserError("with --jobs above 1 recordings would disturb one another in real time: add --ways every-frame")
+    results: dict[str, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
+    for name, outcome in _evaluated(named, settings, options.jobs, options.again):
+        if isinstance(outcome, str):
+            failures[name] = outcome
+            if len(named) == 1:
+                raise UserError(outcome)
+            print(f"{name}: failed: {outcome}", file=sys.stderr, flush=True)
+            continue
+        results[name] = outcome
+        print("\n".join([f"{name}", *(f"  {line}" for line in sentences(outcome))]))
+        print(f"  report  {named[name][1] / 'report.html'}", flush=True)
+        if outcome["interrupted"]:
+            print("interrupted: the report covers what was replayed until then", file=sys.stderr)
+            return 130
+    if len(named) > 1 and results:
+        totals = {"schema": SCHEMA, "bags": sorted(results), "failed": failures, "settings": asdict(settings)}
+        totals["methods"] = total_metrics([named[name][1] for name in sorted(results)], settings.model)
+        (options.out / "metrics.json").write_text(json.dumps(totals, indent=1) + "\n", encoding="utf-8")
+        print(f"totals of {len(results)} recordings: {options.out / 'metrics.json'}")
+    if failures:
+        raise UserError(f"{len(failures)} of {len(named)} recordings failed: {', '.join(sorted(failures))}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mila evaluate", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    usual = ReplaySettings()
+    add("bags", nargs="+", metavar="BAG", help="rosbag2 folder, .mcap, .db3, .bag (ROS 1), or a pattern: 'bags/**'")
+    add("--model", default=usual.model, help=f"a shipped model's name or a checkpoint file ({usual.model})")
+    add("--out", type=Path, default=Path("out/evaluate"), metavar="DIR", help="folder for the results (out/evaluate)")
+    add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="which replays to make (all)")
+    add(
+        "--intervals",
+        type=int,
+        nargs="+",
+        default=list(usual.intervals),
+        metavar="K",
+        help="every frame: a keyframe each K frames (10)",
+    )
+    add("--period", type=float, default=usual.period, metavar="S", help="real time: s between keyframes (0.333)")
+    add("--seconds", type=float, default=usual.seconds, metavar="S", help="real time: replay the first S seconds (60)")
+    add("--device", default=usual.device, help="auto, cpu, cuda or cuda:N (auto)")
+    add("--precision", default=usual.precision, help="auto, fp32, bf16 or fp16 (auto)")
+    add("--output-scale", type=float, default=usual.output_scale, metavar="X", help="size of the answers (0.5)")
+    add("--label-map", metavar="FILE", help="YAML: the recording's labels to the model's classes, or null")
+    for kind in ("color", "camera-info", "depth", "labels", "normals"):
+        add(f"--{kind}-topic", metavar="TOPIC", help="where the one found by itself is not meant")
+    add("--fov", type=float, metavar="DEG", help="horizontal field of view, where there is no calibration")
+    add("--tolerance", type=float, default=usual.tolerance_s, metavar="S", help="between stamps of a pair (0.01)")
+    add("--no-predictions", action="store_true", help="do not record the answers")
+    add("--jobs", type=int, default=1, metavar="N", help="recordings at a time, each in its own process (1)")
+    add("--again", action="store_true", help="also evaluate what is done already")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> ReplaySettings:
+    if min(options.intervals) < 1 or options.jobs < 1:
+        raise UserError("--intervals and --jobs are counted from 1")
+    for name in ("seconds", "tolerance", "period", "output_scale"):
+        if not getattr(options, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: must be above 0")
+    if options.output_scale > 1:
+        raise UserError(f"--output-scale {options.output_scale:g}: at most 1")
+    topics = {
+        kind: getattr(options, f"{kind}_topic")
+        for kind in ("color", "camera_info", "depth", "labels", "normals")
+        if getattr(options, f"{kind}_topic")
+    }
+    return ReplaySettings(
+        model=str(resolve(options.model)),
+        ways=tuple(way for way in WAYS if way in options.ways),
+        intervals=tuple(dict.fromkeys(options.intervals)),
+        period=options.period,
+        device=options.device,
+        precision=options.precision,
+        output_scale=options.output_scale,
+        seconds=options.seconds,
+        label_map=options.label_map,
+        topics=topics,
+        fov_deg=options.fov,
+        tolerance_s=options.tolerance,
+        predictions=not options.no_predictions,
+    )
+
+
+def recordings(patterns: Sequence[str]) -> list[Path]:
+    """The recordings that paths and patterns name, each once, in order.
+
+    Raises:
+        UserError: a path or pattern that names none.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        if not glob.has_magic(pattern):
+            found[Path(pattern)] = None  # whoever opens it says what is wrong with it
+            continue
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        bags = [m for m in matches if (m / "metadata.yaml").is_file() or m.suffix in SUFFIXES]
+        # A storage file inside a rosbag2 folder is that recording.
+        bags = [m for m in bags if not (m.is_file() and (m.parent / "metadata.yaml").is_file())]
+        if not bags:
+            raise UserError(f"no recording matches {pattern!r}: a folder with metadata.yaml, or {', '.join(SUFFIXES)}")
+        found |= dict.fromkeys(bags)
+    return list(found)
+
+
+def folders(bags: Sequence[Path], out: Path) -> dict[str, tuple[Path, Path]]:
+    """Name -> recording and its folder of results; recordings of one name get the names of their folders, too."""
+    counts: dict[str, int] = {}
+    for bag in bags:
+        counts[bag.stem] = counts.get(bag.stem, 0) + 1
+    named: dict[str, tuple[Path, Path]] = {}
+    for bag in bags:
+        name = bag.stem if counts[bag.stem] == 1 else "_".join(part for part in bag.parts[-2:] if part != "/")
+        if name in named:
+            raise UserError(f"two recordings would both be called {name}: evaluate them into different --out folders")
+        named[name] = (bag, out / name)
+    return named
+
+
+def _evaluated(
+    named: dict[str, tuple[Path, Path]], settings: ReplaySettings, jobs: int, again: bool
+) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Name and result, or in words why there is none, as they are done."""
+    if jobs == 1 or len(named) == 1:
+        for name, (bag, out) in named.items():
+            yield name, _one(bag, out, settings, again)
+        return
+    # Not forked: a copy of a process whose libraries have threads may hang.
+    with ProcessPoolExecutor(min(jobs, len(named)), mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(_one, bag, out, settings, again): name for name, (bag, out) in named.items()}
+        for future in as_completed(running):
+            try:
+                yield running[future], future.result()
+            except Exception as error:  # its process has died: the others have not
+                yield running[future], f"its process ended: {error}"
+
+
+def _one(bag: Path, out: Path, settings: ReplaySettings, again: bool) -> dict[str, Any] | str:
+    try:
+        done = None if again else finished(out, run_key(bag, settings))
+        return evaluate_bag(bag, out, settings) if done is None else done
+    except UserError as error:
+        return str(error)
+
+
+def total_metrics(outs: Sequence[Path], model: str) -> dict[str, Any]:
+    """Metrics over all recordings by method: of the added-up sums, never means of means."""
+    config, _ = read_header(resolve(model))
+    totals: dict[str, TaskMetrics] = {}
+    for out in outs:
+        if (out / "sums.npz").is_file():
+            for method, sums in read_sums(out / "sums.npz").items():
+                totals.setdefault(method, TaskMetrics(config.tasks, len(config.classes))).add(sums)
+    return {method: metrics.compute() for method, metrics in totals.items()}
+
+
+_WORDS = (
+    ("segmentation", "miou", "mIoU {:.1f} %", 100.0),
+    ("depth", "rmse", "depth RMSE {:.3f} m", 1.0),
+    ("depth", "delta1", "{:.1f} % within 1.25", 100.0),
+    ("normals", "mean_deg", "normals {:.1f} deg", 1.0),
+)
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """What a metrics.json says, for the terminal."""
+    lines = []
+    for way in ("every_frame", "real_time"):
+        for name, method in found.get(way, {}).get("methods", {}).items():
+            values = [
+                text.format(method["metrics"][task][key] * factor)
+                for task, key, text, factor in _WORDS
+                if method["metrics"].get(task, {}).get(key) is not None
+            ]
+            if way == "real_time" and method["age_ms"].get("p50") is not None:
+                values.append(f"answers {method['age_ms']['p50']:.0f} ms old")
+            elif way == "every_frame" and name != "slow":
+                values.append(f"{100 * method['flops_saved']:.0f} % of the arithmetic saved")
+            lines.append(f"{way.replace('_', ' ')}, {name}: {', '.join(values) or 'nothing to judge by'}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,247 @@
+"""Replay without a clock: every frame of a recording is answered, so that the same command gives the same numbers.
+
+Two kinds of method are judged on the same frames: "slow", the slow network on every frame, and "mila/K", a keyframe
+each K frames and the fast path between them. A keyframe is answered from the slow network's features (the node's
+synchronous mode).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from mila_ros.evaluation.consistency import Consistency
+from mila_ros.evaluation.ground_truth import GroundTruth, as_tensors
+from mila_ros.evaluation.prefetch import prefetched
+from mila_ros.evaluation.tally import Tally
+from mila_ros.models.mila import Memory
+from mila_ros.runtime.engine import Answer, Engine, Picture
+from mila_ros.worlds.bags import Bag, BagTruncated
+from mila_ros.worlds.frames import Frame
+
+Arrays = dict[str, npt.NDArray[Any]]
+SHOWN_EVENLY, SHOWN_WORST = 5, 3
+_APART_NS = 1_000_000_000
+"""Between two of the worst frames, which otherwise would be neighbours. Nanoseconds."""
+
+
+@dataclass
+class Shown:
+    """A frame for the report."""
+
+    stamp_ns: int
+    number: int
+    """Of the frame in the recording, from 0."""
+    rgb: npt.NDArray[np.uint8]
+    answers: Arrays
+    """Of the first MILA method."""
+    truth: Arrays
+    distance: int
+    """Frames since its keyframe."""
+    badness: float
+    """How wrong it is (`wrongness`); without ground truth: how unlike the slow network's answers."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A frame that went through the slow network."""
+
+    frame: Frame
+    truth: Arrays
+    picture: Picture
+    memory: Memory
+    slow_ms: float
+
+
+@dataclass
+class EveryFrame:
+    """What one pass gives."""
+
+    methods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By method: as Tally.compute, with `consistency` and (but for "slow") `agreement` with the slow network."""
+    frames: int = 0
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    """Mean time of a run of each stage."""
+    network_share: float = 0.0
+    """Of the time that the pass took, for how much the busier of its two threads was computing in a network."""
+    seconds: float = 0.0
+    interrupted: bool = False
+    sums: dict[str, dict[str, npt.NDArray[Any]]] = field(default_factory=dict)
+    """By method: as TaskMetrics.sums, to be added to those of other recordings."""
+    evenly: list[Shown] = field(default_factory=list)
+    worst: list[Shown] = field(default_factory=list)
+    strange_labels: set[int] = field(default_factory=set)
+    size: tuple[int, int] = (0, 0)
+    """Of the answers, (h, w)."""
+
+
+class EveryFramePass:
+    """One pass over one recording.
+
+    Args:
+        engine: with the model.
+        intervals: K of the methods "mila/K".
+        truth: prepares the ground truth.
+        expected: frames in the recording, for the progress bar and the choice of pictures.
+        on_frame: called with every Shown, for a recording of the answers; None: nobody wants them.
+    """
+
+    def __init__(
+        self, engine: Engine, intervals: Sequence[int], truth: GroundTruth, expected: int, on_frame: Any = None
+    ) -> None:
+        self._engine, self._intervals, self._truth = engine, tuple(intervals), truth
+        self._expected, self._on_frame = max(1, expected), on_frame
+        tasks, classes = engine.tasks, len(engine.classes)
+        self._names = ["slow", *(f"mila/{k}" for k in intervals)]
+        self._tallies = {name: Tally(tasks, classes) for name in self._names}
+        self._agreement = {name: Tally(tasks, classes) for name in self._names[1:]}
+        self._consistency = Consistency()
+        self._running: dict[int, Memory] = {}
+        self._begun: dict[int, int] = {}
+        self._size: tuple[int, int] | None = None
+        self._times: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._result = EveryFrame()
+        self._worst: dict[int, Shown] = {}
+
+    def run(self, bag: Bag) -> EveryFrame:
+        """All of the recording. Ctrl-C ends it early, with a valid result of what was seen until then."""
+        begin = time.perf_counter()
+        result = self._result
+        shown = tqdm(total=self._expected, desc="every frame", unit="frame", file=sys.stderr, mininterval=0.5)
+        seen = prefetched(self._slow(bag), ahead=2)
+        try:
+            with self._engine.fast_thread():
+                for each in seen:
+                    self._one(each)
+                    shown.update()
+        except BagTruncated:
+            pass  # the bag tells of it itself
+        except KeyboardInterrupt:
+            result.interrupted = True
+        finally:
+            seen.close()
+            shown.close()
+        result.seconds = time.perf_counter() - begin
+        slow = self._times["slow"][1]
+        fast = sum(self._times[name][1] for name in ("fast", "ila", "heads"))
+        result.network_share = max(slow, fast) * 1e-3 / result.seconds
+        result.milliseconds = {name: total / runs for name, (runs, total) in self._times.items() if runs}
+        consistency = self._consistency.compute()
+        for name, tally in self._tallies.items():
+            result.methods[name] = tally.compute() | {"consistency": consistency.get(name, {})}
+            if name in self._agreement:
+                result.methods[name]["agreement"] = self._agreement[name].compute()["metrics"]
+            result.sums[name] = tally.total.sums()
+        for shown_frame in sorted(self._worst.values(), key=lambda each: -each.badness):
+            apart = all(abs(shown_frame.stamp_ns - other.stamp_ns) >= _APART_NS for other in result.worst)
+            if apart and len(result.worst) < SHOWN_WORST:
+                result.worst.append(shown_frame)
+        result.strange_labels = self._truth.strange_labels
+        return result
+
+    def _read(self, bag: Bag) -> Iterator[tuple[Frame, Arrays]]:
+        for frame in bag.frames():
+            yield frame, self._truth.of(frame, self._engine.output_size(*frame.rgb.shape[:2]))
+
+    def _slow(self, bag: Bag) -> Iterator[_Seen]:
+        """Every frame through the slow network, one or two frames ahead of the fast one."""
+        with self._engine.slow_thread(), closing(prefetched(self._read(bag), ahead=4)) as frames:
+            for frame, truth in frames:
+                picture = self._engine.upload(frame.rgb)
+                yield _Seen(frame, truth, picture, *self._engine.keyframe(picture))
+
+    def _one(self, seen: _Seen) -> None:
+        engine, number = self._engine, self._result.frames
+        frame, arrays, picture, alone = seen.frame, seen.truth, seen.picture, seen.memory
+        stamp_ns = frame.stamp_ns or 0
+        if picture.size != self._size:  # nothing can be carried to another size
+            self._running.clear()
+            self._size = picture.size
+        focal = frame.intrinsics.fx
+        answers: dict[str, Arrays] = {}
+        self._time({"slow": seen.slow_ms})
+        answers["slow"] = self._arrays(engine.answer_keyframe(picture, alone, engine.tasks, focal))
+        distances: dict[str, int] = {}
+        for interval in self._intervals:
+            name = f"mila/{interval}"
+            before = self._running.get(interval)
+            if before is None or number - self._begun[interval] >= interval:
+                memory = alone
+                if before is not None and engine.model.config.frames > 1:
+                    memory, slow_ms = engine.keyframe(picture, before)
+                    self._time({"slow": slow_ms})
+                self._running[interval], self._begun[interval] = memory, number
+                answers[name] = answers["slow"]
+            else:
+                answers[name] = self._arrays(engine.answer(picture, before, engine.tasks, focal))
+            distances[name] = number - self._begun[interval]
+        truth, said = as_tensors(arrays), {name: as_tensors(a) for name, a in answers.items()}
+        for name, tally in self._tallies.items():
+            tally.add(said[name], truth, stamp_ns, distances.get(name))
+        for name, tally in self._agreement.items():
+            tally.add(said[name], said["slow"], stamp_ns)
+        self._consistency.update(frame.rgb, answers, stamp_ns)
+        self._result.frames += 1
+        first = self._names[min(1, len(self._names) - 1)]
+        size = next(iter(answers[first].values())).shape[:2]
+        self._result.size = (int(size[0]), int(size[1]))
+        badness = wrongness(answers[first], arrays or answers["slow"])
+        self._choose(Shown(stamp_ns, number, frame.rgb, answers[first], arrays, distances.get(first, 0), badness))
+
+    def _choose(self, shown: Shown) -> None:
+        """Keep it if it is one of those that are spread evenly, or one of the worst."""
+        result = self._result
+        if shown.number >= len(result.evenly) * self._expected / SHOWN_EVENLY and len(result.evenly) < SHOWN_EVENLY:
+            result.evenly.append(shown)
+        second = shown.stamp_ns // _APART_NS
+        if second not in self._worst or self._worst[second].badness < shown.badness:
+            self._worst[second] = shown
+        if len(self._worst) > 3 * SHOWN_WORST:
+            del self._worst[min(self._worst, key=lambda key: self._worst[key].badness)]
+        if self._on_frame is not None:
+            self._on_frame(shown)
+
+    def _arrays(self, answer: Answer) -> Arrays:
+        self._time(answer.milliseconds)
+        found = {"segmentation": answer.segmentation, "depth": answer.depth, "normals": answer.normals}
+        return {task: values for task, values in found.items() if values is not None}
+
+    def _time(self, stages: dict[str, float]) -> None:
+        for name, milliseconds in stages.items():
+            entry = self._times[name]
+            entry[0] += 1
+            entry[1] += milliseconds
+
+
+def error_maps(answers: Arrays, truth: Arrays) -> Arrays:
+    """How wrong each pixel is, by task, (h, w) float32 in 0..1; NaN where nothing is known.
+
+    Segmentation: 0 or 1. Depth: relative error, 1 at 50 %. Normals: angle, 1 at 60 degrees.
+    """
+    maps: Arrays = {}
+    for task in answers.keys() & truth.keys():
+        said, true = answers[task], truth[task]
+        if task == "segmentation":
+            error = np.where(true == 255, np.nan, (said != true).astype(np.float32))
+        elif task == "depth":
+            true = np.where(true > 0, true, np.nan)
+            error = np.abs(said - true) / true / 0.5
+        else:
+            error = np.degrees(np.arccos(np.clip((said * true).sum(axis=-1), -1, 1))) / 60
+        maps[task] = np.clip(error, 0, 1).astype(np.float32)
+    return maps
+
+
+def wrongness(answers: Arrays, truth: Arrays) -> float:
+    """The sum of the tasks' mean errors (`error_maps`); 0 where nothing is known."""
+    means = [float(np.nanmean(error)) for error in error_maps(answers, truth).values() if np.isfinite(error).any()]
+    return sum(means)

@@ -1,0 +1,248 @@
+"""Replay against the clock: what a robot would have known when each frame arrived.
+
+Frames arrive at the recording's own pace whether or not the engine is ready, the newest one waiting is answered, and
+each frame with ground truth is judged against the newest answer that existed when it arrived (streaming accuracy: Li,
+Wang, Ramanan, "Towards Streaming Perception", ECCV 2020). So an answer is always at least one frame old, and a slow
+method pays for its latency in accuracy. Nothing else should run on the machine meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from mila_ros import images
+from mila_ros.evaluation.ground_truth import GroundTruth, as_tensors
+from mila_ros.evaluation.prefetch import prefetched
+from mila_ros.evaluation.tally import Tally
+from mila_ros.evaluation.timeline import percentile
+from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.pipeline import Pipeline
+from mila_ros.runtime.slots import NewestSlots
+from mila_ros.worlds.bags import Bag, BagError, BagTruncated, RawMessage, stamp_of
+
+CAMERA = "replay"
+MOST_JUDGED = 300
+"""Frames whose answers are held in memory until they are judged: 1.3 MB each at 320x240."""
+_AHEAD = 30
+_PATIENCE = 5.0
+"""Seconds to wait for the last answer."""
+
+
+@dataclass(frozen=True)
+class _Arrival:
+    """A frame at the moment of its stamp."""
+
+    message: RawMessage
+    arrived: float
+    number: int
+
+
+@dataclass
+class _Known:
+    """The newest answer."""
+
+    stamp_ns: int
+    arrays: dict[str, Any]
+
+
+@dataclass
+class RealTime:
+    """How one method did."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+    """As Tally.compute."""
+    frames: int = 0
+    answered: int = 0
+    dropped: int = 0
+    failed: int = 0
+    """Frames that could not be decoded or answered."""
+    judged: int = 0
+    too_early: int = 0
+    """Frames with ground truth that arrived before the first answer: not judged."""
+    age_ms: dict[str, float | None] = field(default_factory=dict)
+    """p50, p95 and max of how old the judged answers were: arrival of the frame less the stamp of the answer's."""
+    latency_ms: dict[str, float | None] = field(default_factory=dict)
+    """p50, p95, p99 and max, from a frame's arrival to its answer."""
+    interrupted: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.result,
+            "frames": {
+                "arrived": self.frames,
+                "answered": self.answered,
+                "dropped": self.dropped,
+                "failed": self.failed,
+                "judged": self.judged,
+                "before_the_first_answer": self.too_early,
+            },
+            "age_ms": self.age_ms,
+            "latency_ms": self.latency_ms,
+        }
+
+
+class RealTimeRun:
+    """One method, once through the recording.
+
+    Args:
+        engine: with the model; its arithmetic must have been counted (`engine.flops`) and warmed up.
+        mode: asynchronous or synchronous (Pipeline).
+        period: seconds between keyframes; 0 in synchronous mode is the slow network on every frame.
+        truth: prepares the ground truth.
+        seconds: stop after so much of the recording; None: all of it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        mode: str,
+        period: float,
+        truth: GroundTruth,
+        seconds: float | None = None,
+    ) -> None:
+        self._engine, self._truth, self._seconds = engine, truth, seconds
+        self._slots: NewestSlots[_Arrival] = NewestSlots([CAMERA])
+        self._pipeline = Pipeline(engine, [CAMERA], mode=mode, period=period)
+        self._known: _Known | None = None
+        self._latencies: list[float] = []
+        self.run = RealTime()
+
+    def play(self, open_bag: Callable[[], Bag], name: str) -> RealTime:
+        """The run and, after it, the judging. open_bag: opens the recording anew."""
+        worker = threading.Thread(target=self._work, name="replay-fast", daemon=True)
+        held: list[tuple[int, _Known]] = []
+        try:
+            with open_bag() as bag:
+                self._focal, self._deserialize = self._focal_of(bag), bag.deserialize
+                worker.start()
+                held = self._feed(bag, name)
+                self._drain()
+        except KeyboardInterrupt:
+            self.run.interrupted = True
+        finally:
+            self._slots.close()
+            if worker.is_alive():
+                worker.join()
+            self._pipeline.close()
+        with open_bag() as bag:
+            self._judge(bag, dict(held))
+        run = self.run
+        run.latency_ms = _spread(self._latencies, {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0})
+        return run
+
+    def _focal_of(self, bag: Bag) -> Callable[[int, int], float]:
+        """fx by the picture's size, from the recording's first frame."""
+        first = next(bag.frames(), None)
+        if first is None:
+            raise BagError(f"{bag.path}: no picture of {bag.color_topic} can be read")
+        camera = first.intrinsics
+        return lambda height, width: camera.scaled(width, height).fx
+
+    def _feed(self, bag: Bag, name: str) -> list[tuple[int, _Known]]:
+        """Let frames arrive; returns the stamps of frames to judge with the answers that were known then."""
+        expected = max(1, bag.color_count)
+        held: list[tuple[int, _Known]] = []
+        every, with_truth = max(1, -(-self._expected_truth(bag) // MOST_JUDGED)), 0
+        begin = first_ns = 0.0
+        bar = tqdm(total=expected, desc=name, unit="frame", file=sys.stderr, mininterval=0.5)
+        with closing(bar), closing(prefetched(self._pairs(bag), _AHEAD)) as pairs:
+            for number, (message, true) in enumerate(pairs):
+                stamp_ns = stamp_of(message)
+                if number == 0:
+                    begin, first_ns = time.monotonic(), stamp_ns
+                due = begin + (stamp_ns - first_ns) * 1e-9
+                if self._seconds is not None and due - begin > self._seconds:
+                    break
+                if (wait := due - time.monotonic()) > 0:
+                    time.sleep(wait)
+                known = self._known
+                if true:
+                    with_truth += 1
+                    if known is None:
+                        self.run.too_early += 1
+                    elif with_truth % every == 0:
+                        held.append((stamp_ns, known))
+                replaced = self._slots.put(CAMERA, _Arrival(message, time.monotonic(), number))
+                self.run.dropped += replaced is not None
+                self.run.frames += 1
+                bar.update()
+        return held
+
+    def _drain(self) -> None:
+        """Wait for the answer to the last frame."""
+        run, end = self.run, time.monotonic() + _PATIENCE
+        while run.answered + run.dropped + run.failed < run.frames and time.monotonic() < end:
+            time.sleep(0.01)
+
+    def _expected_truth(self, bag: Bag) -> int:
+        topics = [topic for topic in (bag.depth_topic, bag.labels_topic, bag.normals_topic) if topic]
+        return max((bag.topics[topic].messages for topic in topics), default=0)
+
+    def _pairs(self, bag: Bag) -> Iterator[tuple[RawMessage, bool]]:
+        try:
+            for message, partners in bag.pairs():
+                yield message, bool(partners)
+        except BagTruncated:
+            return  # the bag tells of it itself
+
+    def _work(self) -> None:
+        with self._pipeline.fast_thread():
+            while (taken := self._slots.take()) is not None:
+                _, arrival = taken
+                try:
+                    self._answer(arrival)
+                except (images.ImageError, BagError, ValueError):
+                    self.run.failed += 1
+
+    def _answer(self, arrival: _Arrival) -> None:
+        rgb = images.decode_color(self._deserialize(arrival.message))
+        stamp_ns = stamp_of(arrival.message)
+        answer, _ = self._pipeline.answer(
+            CAMERA,
+            rgb,
+            self._engine.tasks,
+            self._focal(*rgb.shape[:2]),
+            arrival.arrived,
+            arrival.number,
+            stamp_ns,
+        )
+        found = {"segmentation": answer.segmentation, "depth": answer.depth, "normals": answer.normals}
+        arrays = {task: values for task, values in found.items() if values is not None}
+        self._known = _Known(stamp_ns, arrays)
+        self._latencies.append((time.monotonic() - arrival.arrived) * 1e3)
+        self.run.answered += 1
+
+    def _judge(self, bag: Bag, held: dict[int, _Known]) -> None:
+        tally = Tally(self._engine.tasks, len(self._engine.classes))
+        ages: list[float] = []
+        with closing(prefetched(self._truths(bag, held), 4)) as truths:
+            for stamp_ns, truth in truths:
+                known = held[stamp_ns]
+                tally.add(as_tensors(known.arrays), as_tensors(truth), stamp_ns)
+                ages.append((stamp_ns - known.stamp_ns) * 1e-6)
+                self.run.judged += 1
+        self.run.result = tally.compute()
+        self.run.age_ms = _spread(ages, {"p50": 0.5, "p95": 0.95, "max": 1.0})
+
+    def _truths(self, bag: Bag, held: dict[int, _Known]) -> Iterator[tuple[int, dict[str, Any]]]:
+        try:
+            for message, partners in bag.pairs():
+                stamp_ns = stamp_of(message)
+                frame = bag.frame(message, partners) if stamp_ns in held else None
+                if frame is not None:
+                    size = next(iter(held[stamp_ns].arrays.values())).shape[:2]
+                    yield stamp_ns, self._truth.of(frame, size)
+        except BagTruncated:
+            return
+
+
+def _spread(values: list[float], shares: dict[str, float]) -> dict[str, float | None]:
+    return {name: percentile(values, share) for name, share in shares.items()}

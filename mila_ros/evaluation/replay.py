@@ -1,0 +1,250 @@
+"""One recording evaluated: what `mila evaluate` does with each, and what it leaves in the recording's folder.
+
+metrics.json   everything that was measured (layout: docs/evaluation.md)
+sums.npz       what the totals over several recordings are made of
+report.html    the same for people
+predictions/   the answers, as a recording
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mila_ros.errors import UserError
+from mila_ros.evaluation import machine
+from mila_ros.evaluation.every_frame import EveryFrame, EveryFramePass
+from mila_ros.evaluation.ground_truth import GroundTruth, read_label_map
+from mila_ros.evaluation.pictures import class_colours
+from mila_ros.evaluation.predictions import Predictions
+from mila_ros.evaluation.real_time import RealTime, RealTimeRun
+from mila_ros.models.checkpoint import load_model, resolve
+from mila_ros.models.flops import Flops
+from mila_ros.runtime.engine import Engine
+from mila_ros.worlds.bags import Bag
+
+SCHEMA = "mila_ros/evaluation/1"
+WAYS = ("every-frame", "real-time")
+OURS = ("metrics.json", "sums.npz", "report.html", "predictions")
+
+
+@dataclass(frozen=True)
+class ReplaySettings:
+    """What to evaluate and how. All values are plain, so that another process can be told."""
+
+    model: str = "indoor"
+    ways: tuple[str, ...] = WAYS
+    intervals: tuple[int, ...] = (10,)
+    """Frames from keyframe to keyframe, every frame."""
+    period: float = 0.333
+    """Seconds from keyframe to keyframe, in real time."""
+    device: str = "auto"
+    precision: str = "auto"
+    output_scale: float = 0.5
+    """Size of the answers, which is that of the judging, as a share of the picture's; the node's default."""
+    seconds: float = 60.0
+    """Of the recording are replayed in real time, for each method."""
+    label_map: str | None = None
+    topics: dict[str, str] = field(default_factory=dict)
+    """By kind (color, depth, labels, normals, camera_info), where those found by themselves are not meant."""
+    fov_deg: float | None = None
+    tolerance_s: float = 0.01
+    predictions: bool = True
+
+
+def evaluate_bag(path: Path, out: Path, settings: ReplaySettings) -> dict[str, Any]:
+    """Evaluate one recording; returns what is in metrics.json.
+
+    Raises:
+        UserError: the recording, the model or the label map cannot be used.
+    """
+    key = run_key(path, settings)
+    model = load_model(settings.model)
+    config = model.config
+    label_map = None if settings.label_map is None else read_label_map(Path(settings.label_map), config.classes)
+    _prepare(out)
+
+    def truth() -> GroundTruth:
+        return GroundTruth(config.tasks, config.classes, label_map)
+
+    def open_bag() -> Bag:
+        return Bag(path, fov_deg=settings.fov_deg, tolerance_s=settings.tolerance_s, **settings.topics)
+
+    engine = Engine(model, settings.device, settings.precision, settings.output_scale)
+    with open_bag() as bag:
+        first = next(bag.frames(), None)
+        if first is None:
+            raise UserError(f"{path}: no picture of {bag.color_topic} can be read")
+        height, width = first.rgb.shape[:2]
+        engine.warm_up(height, width)
+        flops = engine.flops(engine.seen_size(height, width), config.tasks)
+        found: dict[str, Any] = {
+            "schema": SCHEMA,
+            "key": key,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "bag": _described(bag, path, (height, width)),
+            "model": {"name": resolve(settings.model).stem, "tasks": list(config.tasks), "sha256": key["model"]},
+            "settings": asdict(settings),
+            "machine": machine.hardware(),
+            "versions": machine.versions(),
+        }
+    every: EveryFrame | None = None
+    real: dict[str, RealTime] = {}
+    if "every-frame" in settings.ways:
+        with open_bag() as bag:
+            every = _every_frame(bag, engine, settings, truth(), out, found)
+        found["every_frame"] = _every_frame_values(every, flops)
+        np.savez_compressed(
+            out / "sums.npz",
+            **{f"{method}|{name}": v for method, sums in every.sums.items() for name, v in sums.items()},  # type: ignore[arg-type]
+        )
+    if "real-time" in settings.ways and not (every and every.interrupted):
+        for name, mode, period in (("slow", "synchronous", 0.0), ("mila", "asynchronous", settings.period)):
+            run = RealTimeRun(engine, mode, period, truth(), settings.seconds).play(open_bag, f"real time, {name}")
+            real[name] = run
+            if run.interrupted:
+                break
+        found["real_time"] = {"methods": {name: run.to_dict() for name, run in real.items()}}
+    found["interrupted"] = bool(every and every.interrupted) or any(run.interrupted for run in real.values())
+    _write(out, found, every, config.classes, class_colours(config.palette, len(config.classes)))
+    return found
+
+
+def run_key(path: Path, settings: ReplaySettings) -> dict[str, str]:
+    """What the numbers depend on: checksums of recording and model, and the settings. Equal keys, equal numbers.
+
+    Raises:
+        UserError: there is no such recording or model.
+    """
+    values = json.dumps(asdict(settings) | {"model": None}, sort_keys=True)
+    if settings.label_map is not None:
+        values += checksum(Path(settings.label_map))
+    return {
+        "bag": checksum(path),
+        "model": checksum(resolve(settings.model)),
+        "settings": hashlib.sha256(values.encode()).hexdigest(),
+    }
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, or of a recording's files in the order of their names.
+
+    Raises:
+        UserError: there is nothing.
+    """
+    files = [path] if path.is_file() else sorted(f for f in path.glob("*") if f.is_file())
+    if not files:
+        raise UserError(f"there is nothing at {path}")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _prepare(out: Path) -> None:
+    """Make the folder, without what a former evaluation has left in it."""
+    try:
+        for name in OURS:
+            old = out / name
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be used for the results: {error.strerror}") from error
+
+
+def _described(bag: Bag, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+    kinds = {"color": bag.color_topic, "camera_info": bag.camera_info_topic, "depth": bag.depth_topic}
+    kinds |= {"labels": bag.labels_topic, "normals": bag.normals_topic}
+    return {
+        "name": path.name,
+        "seconds": bag.duration,
+        "frames": bag.color_count,
+        "width": size[1],
+        "height": size[0],
+        "topics": {kind: topic for kind, topic in kinds.items() if topic},
+    }
+
+
+def _every_frame(
+    bag: Bag, engine: Engine, settings: ReplaySettings, truth: GroundTruth, out: Path, found: dict[str, Any]
+) -> EveryFrame:
+    predictions = None
+    if settings.predictions:
+        table = class_colours(engine.palette, len(engine.classes))
+        predictions = Predictions(out / "predictions", bag, table)
+    try:
+        add = predictions.add if predictions else None
+        every = EveryFramePass(engine, settings.intervals, truth, bag.color_count, add).run(bag)
+    finally:
+        if predictions:
+            predictions.close()
+    found["bag"] |= {
+        "damaged_frames": bag.bad_frames,
+        "without_partner": {kind: count for kind, count in bag.unpaired.items() if kind in found["bag"]["topics"]},
+        "truncated": bag.truncated,
+    }
+    found["notes"] = [predictions.problem] if predictions and predictions.problem else []
+    if every.strange_labels:
+        found["notes"].append(
+            f"labels {sorted(every.strange_labels)} are no classes of the model: frames that have them are not judged "
+            "for segmentation; name what they mean with --label-map"
+        )
+    return every
+
+
+def _every_frame_values(every: EveryFrame, flops: Flops) -> dict[str, Any]:
+    methods = {}
+    for name, values in every.methods.items():
+        interval = int(name.partition("/")[2] or 0)
+        cost = flops.amortised(interval) if interval else flops.slow_frame
+        methods[name] = values | {"gflops": cost / 1e9, "flops_saved": 1 - cost / flops.slow_frame}
+    return {
+        "frames": every.frames,
+        "output": {"width": every.size[1], "height": every.size[0]},
+        "seconds": every.seconds,
+        "network_share": every.network_share,
+        "milliseconds": every.milliseconds,
+        "methods": methods,
+    }
+
+
+def _write(out: Path, found: dict[str, Any], every: EveryFrame | None, classes: tuple[str, ...], table: Any) -> None:
+    from mila_ros.evaluation.replay_report import render
+
+    (out / "report.html").write_text(render(found, every, classes, table), encoding="utf-8")
+    partial = out / "metrics.json.partial"
+    partial.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(out / "metrics.json")  # last: where it is, the evaluation is complete
+
+
+def read_sums(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """sums.npz, by method."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(path) as file:
+        for name in file.files:
+            method, _, part = name.partition("|")
+            found.setdefault(method, {})[part] = file[name]
+    return found
+
+
+def finished(out: Path, key: Mapping[str, str]) -> dict[str, Any] | None:
+    """The results in a folder if they are complete and of this key."""
+    try:
+        found: dict[str, Any] = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = found.get("schema") == SCHEMA and found.get("key") == dict(key)
+    return found if same and not found.get("interrupted") else None

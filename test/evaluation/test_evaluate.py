@@ -1,0 +1,177 @@
+"""The command on small recordings: what it leaves, many at once, what is done stays done, what is wrong is said."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mila_ros.errors import UserError
+from mila_ros.evaluation.evaluate import folders, main, recordings
+from mila_ros.evaluation.ground_truth import GroundTruth, read_label_map
+from mila_ros.evaluation.replay import read_sums
+from mila_ros.evaluation.side_by_side import main as report
+from mila_ros.models.checkpoint import save_model
+from mila_ros.worlds.bags import Bag
+from mila_ros.worlds.frames import Frame, Intrinsics
+
+from .small_bag import tiny_model, write_bag
+
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """model.safetensors and the recordings bags/a, bags/b (without ground truth)."""
+    folder: Path = tmp_path_factory.mktemp("place")
+    save_model(tiny_model(), folder / "model.safetensors")
+    (folder / "bags").mkdir()
+    write_bag(folder / "bags/a", FRAMES)
+    write_bag(folder / "bags/b", FRAMES, truth=False)
+    return folder
+
+
+def evaluate(place: Path, out: Path, *arguments: str) -> int:
+    model = ["--model", str(place / "model.safetensors"), "--out", str(out), "--device", "cpu", "--precision", "fp32"]
+    return main([*arguments, *model])
+
+
+@pytest.fixture(scope="module")
+def out(place, tmp_path_factory) -> Path:
+    """The results of bags/a, both ways."""
+    folder: Path = tmp_path_factory.mktemp("out")
+    assert evaluate(place, folder, str(place / "bags/a"), "--intervals", "3", "6") == 0
+    return folder
+
+
+def test_it_leaves_metrics_report_and_answers(out) -> None:
+    found = json.loads((out / "a/metrics.json").read_text())
+    assert found["bag"]["frames"] == found["every_frame"]["frames"] == FRAMES
+    assert set(found["bag"]["topics"]) == {"color", "camera_info", "depth", "labels"}
+    assert list(found["every_frame"]["methods"]) == ["slow", "mila/3", "mila/6"]
+    for method in found["every_frame"]["methods"].values():
+        assert set(method["metrics"]) == {"segmentation", "depth", "normals"}
+        low, high = method["intervals"]["depth"]["rmse"]
+        assert low <= method["metrics"]["depth"]["rmse"] <= high
+        assert method["judged_frames"] == dict.fromkeys(("segmentation", "depth", "normals"), FRAMES)
+    saved = [m["flops_saved"] for m in found["every_frame"]["methods"].values()]
+    assert saved == sorted(saved) and saved[0] == 0
+    assert set(found["real_time"]["methods"]) == {"slow", "mila"}
+    page = (out / "a/report.html").read_text()
+    assert "mila/3" in page and "Worst frames" in page and page.count("<svg") >= 3
+    assert not re.search(r'(src|href)="http', page), "the page fetches something"
+    with Bag(out / "a/predictions") as bag:
+        topics = bag.topics
+    for task in ("segmentation", "depth", "normals"):
+        assert topics[f"/perception/replay/{task}/image"].messages == FRAMES
+        assert topics[f"/perception/replay/{task}/view/compressed"].messages == FRAMES
+
+
+def test_what_is_done_is_not_done_again_unless_it_would_differ(place, out) -> None:
+    file = out / "a/metrics.json"
+    arguments = (str(place / "bags/a"), "--intervals", "3", "6")
+    before = file.stat().st_mtime_ns
+    assert evaluate(place, out, *arguments) == 0
+    assert file.stat().st_mtime_ns == before
+    copy = out.parent / "copy"
+    shutil.copytree(out, copy)
+    assert evaluate(place, copy, str(place / "bags/a"), "--ways", "every-frame") == 0
+    found = json.loads((copy / "a/metrics.json").read_text())
+    assert "real_time" not in found and list(found["every_frame"]["methods"]) == ["slow", "mila/10"]
+
+
+def test_one_bad_recording_does_not_lose_the_others_and_totals_are_exact(place, tmp_path) -> None:
+    bags = tmp_path / "bags"
+    shutil.copytree(place / "bags/a", bags / "a")
+    write_bag(bags / "c", 5)
+    (bags / "broken.mcap").write_bytes(b"no recording")
+    with pytest.raises(UserError, match="1 of 3 recordings failed: broken"):
+        evaluate(place, tmp_path / "out", str(bags / "**"), "--ways", "every-frame", "--jobs", "2", "--no-predictions")
+    totals = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert totals["bags"] == ["a", "c"] and list(totals["failed"]) == ["broken"]
+    sums = [read_sums(tmp_path / "out" / name / "sums.npz")["slow"]["depth"] for name in ("a", "c")]
+    count, square, *_ = (sums[0] + sums[1]).sum(axis=0)
+    assert totals["methods"]["slow"]["depth"]["rmse"] == pytest.approx((square / count) ** 0.5, rel=1e-12)
+    assert not (tmp_path / "out/a/predictions").exists()
+
+
+def test_without_ground_truth_the_report_says_so(place, tmp_path) -> None:
+    assert evaluate(place, tmp_path, str(place / "bags/b"), "--ways", "every-frame") == 0
+    found = json.loads((tmp_path / "b/metrics.json").read_text())
+    assert found["every_frame"]["methods"]["slow"]["metrics"] == {}
+    assert found["every_frame"]["methods"]["mila/10"]["agreement"]["depth"]["rmse"] > 0
+    assert "has no ground truth" in (tmp_path / "b/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("nowhere/**",), "no recording matches"),
+        (("BAG", "--intervals", "0"), "counted from 1"),
+        (("BAG", "--output-scale", "2"), "at most 1"),
+        (("BAG", "--jobs", "2"), "disturb one another"),
+        (("BAG", "--label-map", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_impossible_wishes_are_refused(place, tmp_path, arguments, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        evaluate(place, tmp_path, *[str(place / "bags/a") if a == "BAG" else a for a in arguments])
+
+
+def test_a_topic_that_is_not_there_names_those_that_are(place, tmp_path) -> None:
+    with pytest.raises(UserError, match="has no topic /none; it has .*/cam/color/image_raw"):
+        evaluate(place, tmp_path, str(place / "bags/a"), "--depth-topic", "/none")
+
+
+def test_recordings_are_found_once_and_named_apart(place, tmp_path) -> None:
+    bags = place / "bags"
+    assert recordings([str(bags / "**"), str(bags / "a")]) == [bags / "a", bags / "b"]
+    named = folders([Path("x/run"), Path("y/run"), Path("z/other.mcap")], Path("out"))
+    assert [str(out) for _, out in named.values()] == ["out/x_run", "out/y_run", "out/other"]
+
+
+def test_label_maps(tmp_path) -> None:
+    classes = ("wall", "floor", "chair", "table")
+    file = tmp_path / "map.yaml"
+    file.write_text("1: chair\n2: 3\n9: null\n")
+    assert read_label_map(file, classes) == {1: 2, 2: 3, 9: 255}
+    camera = Intrinsics(10, 10, 1, 1, 3, 1)
+    truth = GroundTruth(("segmentation",), classes, read_label_map(file, classes))
+    frame = Frame(np.zeros((1, 3, 3), np.uint8), camera, labels=np.array([[1, 2, 9]], np.uint8))
+    np.testing.assert_array_equal(truth.of(frame, (1, 3))["segmentation"], [[2, 3, 255]])
+    frame = Frame(np.zeros((1, 3, 3), np.uint8), camera, labels=np.array([[1, 2, 8]], np.uint8))
+    assert truth.of(frame, (1, 3)) == {} and truth.strange_labels == {8}
+    for text, problem in (
+        ("1: sofa", "sofa"),
+        ("x: wall", "no label"),
+        ("[1]", "must map"),
+        ("1: [", "not valid YAML"),
+        ("1: 7", "no class"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=problem):
+            read_label_map(file, classes)
+
+
+def test_side_by_side(place, out, tmp_path, capsys) -> None:
+    file = out / "a/metrics.json"
+    assert report([str(file), str(out / "a")]) == 0
+    text = capsys.readouterr().out
+    assert "no difference exceeds" in text and "depth rmse" in text
+    found = json.loads(file.read_text())
+    method = found["every_frame"]["methods"]["mila/3"]
+    method["metrics"]["depth"]["rmse"], method["intervals"]["depth"]["rmse"] = 99.0, [98.0, 100.0]
+    other = tmp_path / "metrics.json"
+    other.write_text(json.dumps(found))
+    assert report([str(file), str(other)]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("depth rmse"))
+    assert line.rstrip().endswith("99.000 (98.000-100.000) *")
+    other.write_text("{}")
+    with pytest.raises(UserError, match="no evaluation"):
+        report([str(other)])
+    with pytest.raises(UserError, match="has no method 'x'"):
+        report([str(file), "--method", "x"])
