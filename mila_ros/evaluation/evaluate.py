@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         help="every frame: a keyframe each K frames (10)",
     )
     add("--period", type=float, default=usual.period, metavar="S", help="real time: s between keyframes (0.333)")
-    add("--seconds", type=float, default=usual.seconds, metavar="S", help="real time: replay the first S seconds (60)")
+    add("--seconds", type=float, metavar="S", help="only the first S seconds (all; in real time 60)")
     add("--device", default=usual.device, help="auto, cpu, cuda or cuda:N (auto)")
     add("--precision", default=usual.precision, help="auto, fp32, bf16 or fp16 (auto)")
     add("--output-scale", type=float, default=usual.output_scale, metavar="X", help="size of the answers (0.5)")
@@ -96,7 +96,7 @@ def _settings(options: argparse.Namespace) -> ReplaySettings:
     if min(options.intervals) < 1 or options.jobs < 1:
         raise UserError("--intervals and --jobs are counted from 1")
     for name in ("seconds", "tolerance", "period", "output_scale"):
-        if not getattr(options, name) > 0:
+        if getattr(options, name) is not None and not getattr(options, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: must be above 0")
     if options.output_scale > 1:
         raise UserError(f"--output-scale {options.output_scale:g}: at most 1")

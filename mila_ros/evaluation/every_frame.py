@@ -112,15 +112,22 @@ class EveryFramePass:
         self._result = EveryFrame()
         self._worst: dict[int, Shown] = {}
 
-    def run(self, bag: Bag) -> EveryFrame:
-        """All of the recording. Ctrl-C ends it early, with a valid result of what was seen until then."""
+    def run(self, bag: Bag, seconds: float | None = None) -> EveryFrame:
+        """All of the recording, or its first seconds. Ctrl-C ends it early, with a valid result of what was seen."""
         begin = time.perf_counter()
         result = self._result
+        if seconds is not None and seconds < bag.duration:
+            self._expected = max(1, round(self._expected * seconds / bag.duration))
         shown = tqdm(total=self._expected, desc="every frame", unit="frame", file=sys.stderr, mininterval=0.5)
         seen = prefetched(self._slow(bag), ahead=2)
         try:
             with self._engine.fast_thread():
+                first_ns: int | None = None
                 for each in seen:
+                    stamp_ns = each.frame.stamp_ns or 0
+                    first_ns = stamp_ns if first_ns is None else first_ns
+                    if seconds is not None and stamp_ns - first_ns > seconds * 1e9:
+                        break
                     self._one(each)
                     shown.update()
         except BagTruncated:

@@ -33,6 +33,7 @@ from mila_ros.worlds.bags import Bag
 
 SCHEMA = "mila_ros/evaluation/1"
 WAYS = ("every-frame", "real-time")
+REAL_TIME_SECONDS = 60.0
 OURS = ("metrics.json", "sums.npz", "report.html", "predictions")
 
 
@@ -50,8 +51,8 @@ class ReplaySettings:
     precision: str = "auto"
     output_scale: float = 0.5
     """Size of the answers, which is that of the judging, as a share of the picture's; the node's default."""
-    seconds: float = 60.0
-    """Of the recording are replayed in real time, for each method."""
+    seconds: float | None = None
+    """Of the recording, from its start; None: all of it, in real time the first REAL_TIME_SECONDS."""
     label_map: str | None = None
     topics: dict[str, str] = field(default_factory=dict)
     """By kind (color, depth, labels, normals, camera_info), where those found by themselves are not meant."""
@@ -107,8 +108,9 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings) -> dict[str, A
             **{f"{method}|{name}": v for method, sums in every.sums.items() for name, v in sums.items()},  # type: ignore[arg-type]
         )
     if "real-time" in settings.ways and not (every and every.interrupted):
+        seconds = settings.seconds or REAL_TIME_SECONDS
         for name, mode, period in (("slow", "synchronous", 0.0), ("mila", "asynchronous", settings.period)):
-            run = RealTimeRun(engine, mode, period, truth(), settings.seconds).play(open_bag, f"real time, {name}")
+            run = RealTimeRun(engine, mode, period, truth(), seconds).play(open_bag, f"real time, {name}")
             real[name] = run
             if run.interrupted:
                 break
@@ -187,7 +189,7 @@ def _every_frame(
         predictions = Predictions(out / "predictions", bag, table)
     try:
         add = predictions.add if predictions else None
-        every = EveryFramePass(engine, settings.intervals, truth, bag.color_count, add).run(bag)
+        every = EveryFramePass(engine, settings.intervals, truth, bag.color_count, add).run(bag, settings.seconds)
     finally:
         if predictions:
             predictions.close()

@@ -99,3 +99,10 @@ def test_error_maps_by_hand() -> None:
     np.testing.assert_allclose(maps["segmentation"], [[0, 1, np.nan]])
     np.testing.assert_allclose(maps["depth"], [[0, 0.4, np.nan]], rtol=1e-6)
     np.testing.assert_allclose(maps["normals"], [[0, 1, np.nan]], atol=1e-6)
+
+
+def test_it_stops_after_so_many_seconds(bag_path) -> None:
+    engine = tiny_engine()
+    with Bag(bag_path) as bag:
+        truth = GroundTruth(engine.tasks, engine.classes)
+        assert EveryFramePass(engine, (4,), truth, bag.color_count).run(bag, 0.11).frames == 4
