@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
+from mila_ros.evaluation.carriers import CARRIERS, Seen, make_carrier
 from mila_ros.evaluation.metrics import TaskMetrics, frame_tensors
 from mila_ros.evaluation.videos import compare_videos
 from mila_ros.models.checkpoint import load_model, resolve
@@ -46,17 +47,23 @@ def earlier_view(image: Tensor, frame: Frame, intrinsics: Tensor, distance: int,
 
 @torch.inference_mode()
 def compare_frames(
-    model: Mila, frames: Iterable[Frame], device: torch.device, distances: Sequence[int] = DISTANCES
+    model: Mila,
+    frames: Iterable[Frame],
+    device: torch.device,
+    distances: Sequence[int] = DISTANCES,
+    carriers: Sequence[str] = ("mila",),
 ) -> dict[str, dict[str, Any]]:
-    """Metrics by method: "slow", "fast" (without a keyframe) and "mila@D" for each distance D.
+    """Metrics by method: "slow", "fast" (without a keyframe) and "CARRIER@D" for each carrier and distance D.
 
     Args:
         model: on `device`, in evaluation mode.
         frames: stills; where no depth is known, a wall 10 m away is assumed for the keyframe's view.
         distances: frames between keyframe and frame.
+        carriers: names of ways to answer from a keyframe (carriers.py).
     """
     tasks, classes = model.config.tasks, len(model.config.classes)
-    names = ["slow", "fast", *(f"mila@{d}" for d in distances)]
+    made = {name: make_carrier(name, model) for name in carriers}
+    names = ["slow", "fast", *(f"{name}@{d}" for name in carriers for d in distances)]
     totals = {name: TaskMetrics(tasks, classes) for name in names}
     size = (0, 0)
     for index, frame in enumerate(frames):
@@ -67,24 +74,29 @@ def compare_frames(
         glance = model.glance(image)
         totals["fast"].update(model.answer(glance, tasks, focal, size, confidence=False), truth)
         for distance in distances:
-            memory = None
+            memories: dict[str, Any] = dict.fromkeys(carriers)
             for keyframe in reversed(range(model.config.frames)):  # the oldest first
                 ago = distance + keyframe * (distance + 1)
                 view = earlier_view(image, frame, intrinsics, ago, seed=1000 * index + distance)
-                memory = model.keyframe(view, memory)
-            features = model.propagate(glance, memory)
-            totals[f"mila@{distance}"].update(model.answer(features, tasks, focal, size, confidence=False), truth)
+                seen = Seen(view, model.features(view), model.glance(view))
+                memories = {name: carrier.remember(seen, memories[name]) for name, carrier in made.items()}
+            for name, carrier in made.items():
+                features = carrier.carry(Seen(image, None, glance), memories[name])
+                answer = model.answer(features, tasks, focal, size, confidence=False)
+                totals[f"{name}@{distance}"].update(answer, truth)
     if size == (0, 0):
         raise UserError("there are no frames to compare on")
     flops = count_flops(model, *size)
-    cost = {"slow": flops.slow_frame, "fast": flops.fast + flops.heads}
+    cost: dict[str, float] = {"slow": flops.slow_frame, "fast": flops.fast + flops.heads}
     results: dict[str, dict[str, Any]] = {}
     for name, total in totals.items():
-        results[name] = total.compute() | {"gflops": cost.get(name, flops.fast_frame) / 1e9}
-    for name, result in results.items():
-        if name.startswith("mila@"):
+        carrier_name, _, distance = name.partition("@")
+        if distance:
+            cost[name] = made[carrier_name].frame_flops(flops)
+        results[name] = total.compute() | {"gflops": cost[name] / 1e9}
+        if carrier_name == "mila":
             # A keyframe every `distance` + 1 frames puts the last frame before the next one at this distance.
-            result["gflops_amortised"] = flops.amortised(int(name.split("@")[1]) + 1) / 1e9
+            results[name]["gflops_amortised"] = flops.amortised(int(distance) + 1) / 1e9
     return results
 
 
@@ -131,6 +143,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--intervals", type=int, nargs="+", default=[10], metavar="K", help="on video: every K-th frame a keyframe (10)"
     )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=CARRIERS,
+        default=["mila"],
+        help="how to answer from a keyframe: mila (default); reuse: its features as they are; flow: warped by DIS flow",
+    )
     parser.add_argument("--json", type=Path, help="write the results to this file")
     options = parser.parse_args(argv)
     if min(options.distances) < 1 or min(options.intervals) < 1:
@@ -142,17 +161,17 @@ def main(argv: list[str]) -> int:
         raise UserError(f'device "{options.device}" is not usable here: {error}') from error
     world = open_world_for(options.data, options.split, model.config.classes, model.config.tasks)
     if world.videos:
-        results, judged = compare_videos(model, world, device, options.distances, options.intervals)
-        how = "mila@D: keyframe D of the video's frames ago; mila/K: every K-th of them a keyframe"
+        results, judged = compare_videos(model, world, device, options.distances, options.intervals, options.methods)
+        how = "X@D: keyframe D of the video's frames ago; X/K: every K-th of them a keyframe"
     else:
         frames = world.with_truth()
         shown = tqdm(frames, desc="compare", unit="frame", file=sys.stderr)
-        results, judged = compare_frames(model, shown, device, options.distances), len(frames)
-        how = "mila@D: keyframe D frames of motion away (synthesised view)"
+        results, judged = compare_frames(model, shown, device, options.distances, options.methods), len(frames)
+        how = "X@D: keyframe D frames of motion away (synthesised view)"
     print(format_table(results))
     print(
         f"{judged} frames; {how}; normals are judged against planes fitted to depth; depth and labels over all known "
-        "pixels of the full picture"
+        "pixels of the full picture; GFLOPs are those of networks, of a frame between keyframes"
     )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,142 @@
+"""Ways to answer a frame from an earlier keyframe: MILA's attention, and what it is to be measured against.
+
+All of them see the same slow network and heads of one checkpoint; none of the rivals has anything to train.
+
+- "mila": the fast network, attention to the keyframe, the fast heads.
+- "reuse": the keyframe's features as they are, the slow heads: what a robot has that runs the slow network now and
+  then.
+- "flow": the keyframe's features warped to the frame by optical flow, the slow heads (Deep Feature Flow: Zhu et al.,
+  CVPR 2017). The flow is OpenCV's DIS (Kroeger et al., ECCV 2016), no network; there is no learned scale map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mila_ros.errors import UserError
+from mila_ros.models.flops import Flops
+from mila_ros.models.mila import Mila, pad_to_stride
+from mila_ros.models.networks import Features
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A picture, and what both networks make of it."""
+
+    image: Tensor
+    """(1, 3, H, W), RGB in 0..1."""
+    slow: Features | None
+    """None where the slow network did not look."""
+    fast: Features
+
+
+class Carrier(Protocol):
+    """A way to answer a frame from what is remembered."""
+
+    def remember(self, keyframe: Seen, before: Any) -> Any:
+        """The memory after a keyframe; before: the memory until then, None at first."""
+
+    def carry(self, frame: Seen, memory: Any) -> Features:
+        """Features for a frame between keyframes."""
+
+    def frame_flops(self, flops: Flops) -> float:
+        """Arithmetic of such a frame, of networks alone."""
+
+
+class Attention:
+    """MILA's own."""
+
+    def __init__(self, model: Mila) -> None:
+        self._model = model
+
+    def remember(self, keyframe: Seen, before: Any) -> Any:
+        assert keyframe.slow is not None
+        return self._model.remember(keyframe.slow, keyframe.fast, before)
+
+    def carry(self, frame: Seen, memory: Any) -> Features:
+        return self._model.propagate(frame.fast, memory)
+
+    def frame_flops(self, flops: Flops) -> float:
+        return flops.fast_frame
+
+
+class Reuse:
+    """The keyframe's features, unwarped."""
+
+    def __init__(self, _model: Mila) -> None:
+        pass
+
+    def remember(self, keyframe: Seen, before: Any) -> Any:
+        return keyframe
+
+    def carry(self, frame: Seen, memory: Any) -> Features:
+        slow: Features = memory.slow
+        return slow
+
+    def frame_flops(self, flops: Flops) -> float:
+        return flops.heads_slow
+
+
+class FlowWarp(Reuse):
+    """The keyframe's features where optical flow finds them."""
+
+    def __init__(self, model: Mila) -> None:
+        super().__init__(model)
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def carry(self, frame: Seen, memory: Any) -> Features:
+        slow: Features = memory.slow
+        size = (slow.height, slow.width)
+        flow = self._flow.calc(_grey(frame.image, size), _grey(memory.image, size), None)
+        return warped(slow, torch.from_numpy(flow).permute(2, 0, 1)[None].to(slow.coarse))
+
+
+def warped(features: Features, flow: Tensor) -> Features:
+    """Features of a keyframe as they would be if its pixels stood where flow came from.
+
+    Args:
+        features: of the keyframe, from a picture of h x w pixels (before padding).
+        flow: (1, 2, h, w), x and y in pixels: from each pixel of the frame to where it was in the keyframe.
+    """
+    padded = pad_to_stride(flow)
+    return features._replace(coarse=_sampled(features.coarse, padded), detail=_sampled(features.detail, padded))
+
+
+def _sampled(map_: Tensor, flow: Tensor) -> Tensor:
+    """A map at a stride, (1, C, H / s, W / s), looked up along the mean flow (1, 2, H, W) of each of its cells."""
+    height, width = map_.shape[-2:]
+    stride = flow.shape[-1] // width
+    cells = F.avg_pool2d(flow, stride)
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    centres = torch.stack([columns, rows])[None].to(flow) + 0.5 + cells / stride
+    grid = 2 * centres / torch.tensor([width, height]).view(1, 2, 1, 1).to(flow) - 1
+    return F.grid_sample(map_, grid.permute(0, 2, 3, 1), "bilinear", "border", align_corners=False)
+
+
+def _grey(image: Tensor, size: tuple[int, int]) -> np.ndarray:
+    rgb = (image[0].permute(1, 2, 0).float().cpu().numpy() * 255).round().astype(np.uint8)
+    small = cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+
+
+_KINDS = {"mila": Attention, "reuse": Reuse, "flow": FlowWarp}
+CARRIERS = tuple(_KINDS)
+
+
+def make_carrier(name: str, model: Mila) -> Carrier:
+    """A carrier by its name.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in _KINDS:
+        raise UserError(f'no way to carry features is called "{name}"; there are {", ".join(CARRIERS)}')
+    made: Carrier = _KINDS[name](model)
+    return made
