@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from mila_ros.msg import CameraBudget, ComputeBudget, StageTiming
 from mila_ros.ros.parameters import Settings
 from mila_ros.runtime.budget import Price
+from mila_ros.runtime.controller import Decision
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.meter import CameraWindow, Timing, Window
 from mila_ros.runtime.pipeline import KeyframeState
@@ -131,8 +132,8 @@ def camera_status(node: str, camera: str, report: CameraReport, stale_after: flo
     return _status(level, f"{node}: camera {camera}", message, report.image_topic, values)
 
 
-def budget_status(node: str, budget: ComputeBudget, deadline: float) -> DiagnosticStatus:
-    """The budget: WARN when the slowest twentieth of the frames misses the deadline."""
+def budget_status(node: str, budget: ComputeBudget, deadline: float, degraded: bool = False) -> DiagnosticStatus:
+    """The budget: WARN when the slowest twentieth of the frames misses the deadline, or answers are made poorer."""
     values: dict[str, Any] = {
         "device": budget.device,
         "precision": budget.precision,
@@ -142,6 +143,8 @@ def budget_status(node: str, budget: ComputeBudget, deadline: float) -> Diagnost
         "FLOPs saved": float(budget.flops_saved),
         "keyframe period s": float(budget.keyframe_period_s),
         "keyframe interval s": float(budget.keyframe_interval_s),
+        "share of the device": float(budget.device_share),
+        "tasks left out": ", ".join(budget.skipped_tasks) or None,
         "resident MiB": float(budget.rss_mb),
     }
     total = math.nan
@@ -153,6 +156,8 @@ def budget_status(node: str, budget: ComputeBudget, deadline: float) -> Diagnost
     if total > deadline:
         level = DiagnosticStatus.WARN
         message = f"95th percentile of {total:.0f} ms is above the deadline of {deadline:.0f} ms; {budget.reason}"
+    elif degraded:
+        level = DiagnosticStatus.WARN
     return _status(level, f"{node}: budget", message, budget.device, values)
 
 
@@ -211,6 +216,7 @@ def budget_message(
     window: Window,
     price: Price,
     keyframes: dict[str, KeyframeState],
+    decision: Decision,
     problems: Sequence[str],
     rss_mb: float,
 ) -> ComputeBudget:
@@ -222,7 +228,7 @@ def budget_message(
         mode=settings.mode,
         model=settings.model,
         window_s=window.seconds,
-        keyframe_period_s=settings.keyframe_period,
+        keyframe_period_s=decision.period,
         keyframe_interval_s=window.keyframe_interval,
         slow_gflops=price.slow,
         fast_gflops=price.fast,
@@ -230,10 +236,13 @@ def budget_message(
         heads_gflops=price.heads,
         gflops_per_frame=price.per_frame,
         flops_saved=price.saved,
+        device_share=decision.share,
+        device_share_limit=settings.device_share,
+        skipped_tasks=list(decision.skipped),
         rss_mb=rss_mb,
         stages=[_stage(name, window.stages.get(name)) for name in STAGES],
         cameras=[_camera(name, camera, keyframes[name]) for name, camera in window.cameras.items()],
-        reason="; ".join([*reasons, *problems]),
+        reason="; ".join([*reasons, *decision.reasons, *problems]),
     )
     message.header.stamp = stamp
     return message

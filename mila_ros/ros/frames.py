@@ -69,6 +69,8 @@ class Frames:
         self._inputs = inputs
         self._settings = settings
         self._say = say
+        self.skipped: tuple[str, ...] = ()
+        """Tasks that are left out to hold the budget."""
         self.noted = {camera: Noted() for camera in outputs}
         self._slots: NewestSlots[Frame] = NewestSlots(outputs)
         self._decoded: NewestSlots[_Decoded] = NewestSlots(outputs)
@@ -85,6 +87,10 @@ class Frames:
         self._decoded.close()
         for thread in self._threads:
             thread.join()
+
+    def wanted(self) -> tuple[str, ...]:
+        """Tasks that somebody wants of any camera."""
+        return tuple(dict.fromkeys(task for outputs in self._outputs.values() for task in outputs.wanted()))
 
     def take(self, camera: str, frame: Frame) -> None:
         """In the executor's thread, so quick: leave the frame for the one that decodes."""
@@ -141,6 +147,7 @@ class Frames:
         if not tasks:  # the last subscriber left while the frame waited
             meter.count(camera, "idle")
             return
+        tasks = tuple(task for task in tasks if task not in self.skipped) or tasks
         size = (int(rgb.shape[0]), int(rgb.shape[1]))
         noted.size = size
         calibration = self._calibrate(camera, size)

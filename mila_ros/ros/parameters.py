@@ -22,6 +22,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from mila_ros.errors import UserError
 from mila_ros.images import MAX_PIXELS
+from mila_ros.models.config import TASKS
 from mila_ros.runtime.devices import PRECISIONS
 from mila_ros.runtime.pipeline import MODES
 
@@ -70,6 +71,8 @@ class Setting:
 
     def complaint(self, value: Any) -> str | None:
         """Why the value cannot be, in a sentence; None if it can."""
+        if self.name == "skip_order" and (strange := set(value) - {"", *TASKS}):
+            return f"{self.name} names {', '.join(sorted(strange))}; use some of {', '.join(TASKS)}"
         if self.choices and value not in self.choices:
             return f'{self.name} is "{value}"; use one of {", ".join(self.choices)}'
         if isinstance(value, float) and not math.isfinite(value):
@@ -121,6 +124,13 @@ SETTINGS = (
         choices=MODES,
     ),
     Setting("keyframe.period", 0.333, "Seconds between keyframes; 0: every frame.", 0.0, 60.0),
+    Setting(
+        "keyframe.longest_period",
+        2.0,
+        "Seconds to which the budget may stretch keyframe.period; not above it: never.",
+        0.0,
+        60.0,
+    ),
     Setting("keyframe.max_age", 5.0, "Seconds after which a keyframe is no longer used.", 0.1, 600.0),
     Setting("output_scale", 0.5, "Size of the outputs as a share of the camera's picture, after max_pixels.", 0.1, 1.0),
     Setting(
@@ -134,6 +144,18 @@ SETTINGS = (
     Setting("confidence", True, "Offer segmentation's confidence (0..1, 32FC1) as a topic.", fixed=True),
     Setting(
         "deadline", 100.0, "Milliseconds from a frame's arrival to its last output; above it counts as late.", 1.0, 60e3
+    ),
+    Setting(
+        "device_share",
+        1.0,
+        "Share of the device's time (the GPU; or all CPU cores) to stay within, by stretching the keyframe period.",
+        0.05,
+        1.0,
+    ),
+    Setting(
+        "skip_order",
+        [""],
+        "Tasks that may be left out where the longest keyframe period is not enough, the first one first; empty: none.",
     ),
     Setting("stale_after", 2.0, "Seconds without a frame after which a camera is reported as stale.", 0.1, 600.0),
     Setting("view.max_depth", 10.0, "Metres at the far end of the depth picture's colours.", 0.1, 1000.0),
@@ -197,12 +219,15 @@ class Settings:
     threads_slow_niceness: int
     mode: str
     keyframe_period: float
+    keyframe_longest_period: float
     keyframe_max_age: float
     output_scale: float
     max_pixels: int
     depth_encoding: str
     confidence: bool
     deadline: float  # ms
+    device_share: float
+    skip_order: tuple[str, ...]
     stale_after: float
     view_max_depth: float
     view_opacity: float
@@ -276,10 +301,11 @@ class Parameters:
         values = {
             setting.name.replace(".", "_"): self._value(setting.name)
             for setting in SETTINGS
-            if setting.name not in ("cameras", "tasks")
+            if setting.name not in ("cameras", "tasks", "skip_order")
         }
         cameras = tuple(self._read_camera(name) for name in self._value("cameras"))
-        return Settings(cameras=cameras, tasks=tuple(dict.fromkeys(self._value("tasks"))), **values)
+        tasks, skip = (tuple(dict.fromkeys(self._value(name))) for name in ("tasks", "skip_order"))
+        return Settings(cameras=cameras, tasks=tasks, skip_order=tuple(task for task in skip if task), **values)
 
     def _read_camera(self, name: str) -> CameraSettings:
         image_topic, info_topic = self._value(f"{name}.image_topic"), self._value(f"{name}.camera_info_topic")

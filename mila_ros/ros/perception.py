@@ -45,8 +45,10 @@ from mila_ros.ros.parameters import Parameters, Settings
 from mila_ros.ros.support import interruptible
 from mila_ros.ros.topics_out import OUTPUT_QOS, CameraOutputs
 from mila_ros.runtime.budget import price
+from mila_ros.runtime.controller import BudgetController, Decision, Limits
 from mila_ros.runtime.engine import Engine
-from mila_ros.runtime.meter import CameraCounts, resident_mb
+from mila_ros.runtime.load import measure
+from mila_ros.runtime.meter import CameraCounts, Window, resident_mb
 from mila_ros.runtime.pipeline import KeyframeState, Pipeline
 
 REPORT_PERIOD = 1.0  # seconds of the steady clock
@@ -78,6 +80,7 @@ class Perception(LifecycleNode):
         self._outputs: dict[str, CameraOutputs] = {}
         self._budget: LifecyclePublisher | None = None
         self._throttle = Throttle()
+        self._controller = BudgetController()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", QoSProfile(depth=10))
         # The report has a steady clock of its own: simulated time may stand still or jump.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -169,6 +172,7 @@ class Perception(LifecycleNode):
             clock=time.monotonic,
             on_error=self._complain,
         )
+        self._controller = BudgetController()
         self._frames = Frames(self._pipeline, self._outputs, self._inputs, lambda: self.settings, self._complain)
         for camera in settings.cameras:
             self._inputs[camera.name] = CameraInput(self, camera, self._frames.take, time.monotonic)
@@ -270,16 +274,34 @@ class Perception(LifecycleNode):
                 output_size=noted.output_size,
             )
             noted.reported = seen.counts
+        decision = self._hold_budget(window, pipeline, frames, engine, now)
         problems = [f"{camera}: {report.problem}" for camera, report in reports.items() if report.problem]
         keyframes: dict[str, KeyframeState] = {camera: report.keyframe for camera, report in reports.items()}
         budget = budget_message(
-            stamp, engine, settings, window, price(window, engine), keyframes, problems, resident_mb()
+            stamp, engine, settings, window, price(window, engine), keyframes, decision, problems, resident_mb()
         )
         if self._budget is not None:
             self._budget.publish(budget)
         statuses = [camera_status(name, camera, report, settings.stale_after) for camera, report in reports.items()]
-        statuses.append(budget_status(name, budget, settings.deadline))
+        statuses.append(budget_status(name, budget, settings.deadline, decision.degraded))
         self._diagnostics.publish(diagnostic_array(stamp, statuses))
+
+    def _hold_budget(self, window: Window, pipeline: Pipeline, frames: Frames, engine: Engine, now: float) -> Decision:
+        """Let the controller see the window, and do what it decides."""
+        settings = self.settings
+        limits = Limits(
+            period=settings.keyframe_period,
+            longest_period=settings.keyframe_longest_period,
+            deadline_ms=settings.deadline,
+            device_share=settings.device_share,
+            skip_order=settings.skip_order,
+        )
+        load = measure(window, engine, settings.mode == "synchronous", frames.wanted())
+        decision = self._controller.update(load, limits, now)
+        if decision.period != pipeline.period:  # setting it anew would move the timer
+            pipeline.period = decision.period
+        frames.skipped = decision.skipped
+        return decision
 
 
 def _arguments(argv: list[str]) -> list[str]:

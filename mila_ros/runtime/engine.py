@@ -123,6 +123,7 @@ class Engine:
         self.classes: tuple[str, ...] = model.config.classes
         self.palette: tuple[tuple[int, int, int], ...] = model.config.palette
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._cores = cores
         self._slow_threads = slow_threads or max(1, cores // 2)
         self._threads = threads or max(1, cores - self._slow_threads)
         self._niceness = niceness
@@ -175,6 +176,16 @@ class Engine:
         cv2.setNumThreads(1)  # its pool would take the other network's cores to shrink a picture
         with torch.inference_mode():
             yield
+
+    def weights(self, synchronous: bool) -> tuple[float, float, float]:
+        """Which share of the device the fast path, the slow network and one more thread occupy while they run.
+
+        On a GPU each network has all of it, and a thread of the CPU nothing. synchronous: the mode.
+        """
+        if self.device.type == "cuda":
+            return 1.0, 1.0, 0.0
+        slow = self._threads + self._slow_threads if synchronous else self._slow_threads
+        return min(1.0, self._threads / self._cores), min(1.0, slow / self._cores), 1 / self._cores
 
     def _bounded(self, height: int, width: int) -> tuple[int, int]:
         if self.max_pixels is None or height * width <= self.max_pixels:

@@ -73,6 +73,7 @@ class Window:
     ran: Counter[tuple]  # how often each kind of work ran: see `Meter.ran`
     reasons: Counter[str]  # why keyframes were taken
     keyframe_interval: float  # mean seconds between finished keyframes of one camera; NaN below two
+    late: int = 0  # frames answered after the deadline in the window, all cameras together
 
 
 @dataclass
@@ -83,6 +84,7 @@ class _Camera:
     last_keyframe: float | None = None
     received: int = 0  # at the start of the window
     answered: int = 0
+    late: int = 0
 
 
 class Meter:
@@ -151,6 +153,7 @@ class Meter:
             seconds = max(now - self._since, 1e-9)
             cameras = {}
             intervals: list[float] = []
+            late = 0
             for name, entry in self._cameras.items():
                 counts = CameraCounts(**vars(entry.counts))
                 received, answered = counts.received - entry.received, counts.answered - entry.answered
@@ -158,7 +161,8 @@ class Meter:
                     counts, received / seconds, answered / seconds, answered, timing(list(entry.latency))
                 )
                 intervals.extend(entry.intervals)
-                entry.received, entry.answered = counts.received, counts.answered
+                late += counts.late - entry.late
+                entry.received, entry.answered, entry.late = counts.received, counts.answered, counts.late
                 entry.latency.clear()
                 entry.intervals.clear()
             window = Window(
@@ -168,6 +172,7 @@ class Meter:
                 ran=self._ran,
                 reasons=self._reasons,
                 keyframe_interval=sum(intervals) / len(intervals) if intervals else math.nan,
+                late=late,
             )
             for samples in self._stages.values():
                 samples.clear()

@@ -49,6 +49,7 @@ def running(tmp_path_factory):
         "rear.transport": "compressed",
         "rear.fallback_hfov": "60.0",
         "keyframe.period": "0.5",
+        "keyframe.longest_period": "0.0",  # a busy machine must not change what is tested here
         "stale_after": "1.0",
         "precision": "fp32",
         "device": "cpu",
@@ -249,6 +250,38 @@ def test_parameters_act_at_once_or_are_refused_with_a_sentence(peer):
     assert period.description and period.floating_point_range[0].to_value == 60.0 and not period.read_only
     assert "synchronous" in mode.additional_constraints
     assert override.type == ParameterType.PARAMETER_STRING
+
+
+def test_the_budget_is_held_by_a_longer_period_and_given_back(peer):
+    peer.listen(Image, f"{OUT}/depth/image")
+    budgets = peer.budgets()
+    assert peer.set_parameter("keyframe.period", 0.25).successful
+    assert peer.set_parameter("keyframe.longest_period", 1.5).successful
+    assert peer.set_parameter("device_share", 0.05).successful
+    number = 205  # below the next test's
+
+    def held():
+        peer.publish(INFO, camera_info())
+        peer.publish(IMAGE, frame(number))
+        time.sleep(0.02)
+        return budgets and "of the device's share" in budgets[-1].reason
+
+    wait(held, "a stretched period")
+    budget = budgets[-1]
+    assert 0.25 < budget.keyframe_period_s <= 1.5 and budget.device_share_limit == pytest.approx(0.05)
+    assert 0 < budget.device_share <= 1 and list(budget.skipped_tasks) == []
+    said = wait(lambda: peer.status("perception: budget"), "diagnostics")
+    wait(lambda: peer.status("perception: budget").level == DiagnosticStatus.WARN, "a warning")
+    assert "instead of 0.25" in peer.status("perception: budget").message, said
+    assert peer.set_parameter("device_share", 1.0).successful
+    assert peer.set_parameter("keyframe.longest_period", 0.0).successful
+
+    def given_back():
+        peer.publish(IMAGE, frame(number))
+        time.sleep(0.02)
+        return budgets[-1].keyframe_period_s == pytest.approx(0.25)
+
+    wait(given_back, "the wanted period")
 
 
 def test_under_overload_the_newest_frame_wins_and_drops_are_counted(peer):

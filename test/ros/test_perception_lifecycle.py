@@ -134,6 +134,8 @@ def test_tasks_that_the_checkpoint_lacks_are_refused(tmp_path):
         (["front.image_topic:=front-left/image"], 'front.image_topic is "front-left/image"'),
         (["front.image_topic:=''"], 'front.image_topic is ""'),
         (["tasks:=[segmentation, flow]"], "flow"),
+        (["skip_order:=[normals, flow]"], "skip_order names flow; use some of segmentation"),
+        (["device_share:=0.0"], "device_share is 0.0"),
     ],
 )
 def test_wrong_parameters_are_refused_with_a_sentence(checkpoint, arguments, words):
