@@ -34,3 +34,38 @@ def test_metrics_know_a_perfect_answer_and_a_wrong_one() -> None:
     empty = TaskMetrics(("depth",), 0)
     empty.update({"depth": depth}, {"depth": None})
     assert empty.compute()["depth"]["rmse"] is None
+
+
+def test_random_answers_against_plain_numpy() -> None:
+    rng = np.random.default_rng(5)
+    classes, shape = 7, (3, 20, 30)
+    said, true = rng.integers(0, classes, shape), rng.integers(0, classes - 1, shape)  # the last class never occurs
+    true[0, :4] = IGNORE
+    normals, true_normals = (rng.normal(size=(*shape, 3)) for _ in range(2))
+    normals, true_normals = (n / np.linalg.norm(n, axis=-1, keepdims=True) for n in (normals, true_normals))
+    metrics = TaskMetrics(("segmentation", "normals"), classes)
+    for index in range(shape[0]):  # a frame at a time: sums, not means of means
+        metrics.update(
+            {
+                "segmentation": torch.from_numpy(said[index]).to(torch.uint8),
+                "normals": torch.from_numpy(normals[index]),
+            },
+            {
+                "segmentation": torch.from_numpy(true[index]).to(torch.uint8),
+                "normals": torch.from_numpy(true_normals[index]),
+            },
+        )
+    found = metrics.compute()
+    known = true != IGNORE
+    overlaps = [((said == c) & (true == c)).sum() for c in range(classes)]
+    unions = [(((said == c) | (true == c)) & known).sum() for c in range(classes)]
+    iou = [o / u for o, u in zip(overlaps, unions, strict=True)][:-1]
+    np.testing.assert_allclose(found["segmentation"]["iou"][:-1], iou, rtol=1e-6)
+    assert found["segmentation"]["iou"][-1] is None
+    assert found["segmentation"]["miou"] == pytest.approx(np.mean(iou), rel=1e-6)
+    assert found["segmentation"]["pixel_accuracy"] == pytest.approx((said == true)[known].mean(), rel=1e-6)
+    angle = np.degrees(np.arccos(np.clip((normals * true_normals).sum(axis=-1), -1, 1)))
+    assert found["normals"]["mean_deg"] == pytest.approx(angle.mean(), rel=1e-6)
+    assert found["normals"]["median_deg"] == pytest.approx(np.median(angle), abs=0.2)
+    for name, limit in (("within_11_25", 11.25), ("within_22_5", 22.5), ("within_30", 30.0)):
+        assert found["normals"][name] == pytest.approx((angle < limit).mean(), abs=1e-6)
