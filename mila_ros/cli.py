@@ -19,6 +19,7 @@ VERBS = {
     "compare": ("mila_ros.evaluation.compare", "score methods on frames with ground truth"),
     "evaluate": ("mila_ros.evaluation.evaluate", "replay recordings: accuracy, real time, and a report on both"),
     "report": ("mila_ros.evaluation.side_by_side", "lay evaluations side by side"),
+    "export": ("mila_ros.runtime.export", "write a network as ONNX files, for other runtimes"),
     "render": ("mila_ros.worlds.render", "render a furnished room with exact ground truth"),
     "info": ("mila_ros.models.info", "describe a checkpoint: card, parameters, FLOPs"),
 }

@@ -1,0 +1,222 @@
+"""`mila export`: a network as two ONNX files, for runtimes that are not PyTorch (ONNX Runtime, TensorRT on a Jetson).
+
+    slow.onnx   a keyframe: image, focal -> answers, and the memory of it
+    fast.onnx   every other frame: image, focal, memory -> answers
+    model.json  sizes, names of inputs and outputs, classes, checksum of the checkpoint
+
+The memory is explicit: what slow.onnx gives out as `keys_NAME` and `values_NAME` goes into fast.onnx under the same
+names (of a network that remembers T keyframes, the newest T joined along axis 2, the newest first). Sizes are fixed;
+images are RGB in 0..1, already shrunk to the size in model.json; `focal` is fx in pixels of that image. After the
+export both files are run by ONNX Runtime and compared with PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mila_ros.errors import UserError
+from mila_ros.models.checkpoint import load_model, resolve
+from mila_ros.models.fuse import fuse_for_inference
+from mila_ros.models.ila import KeyTiles
+from mila_ros.models.mila import Memory, Mila
+from mila_ros.models.networks import Features
+from mila_ros.models.propagation import Remembered
+
+FORMAT = "mila_ros/onnx/1"
+OPSET = 18
+_NEEDED = ("onnx", "onnxscript", "onnxruntime")
+# How far the other runtime may be off: metres relative, parts of a unit vector, share of pixels.
+_DEPTH_APART, _NORMALS_APART, _CLASSES_APART = 1e-3, 1e-2, 1e-3
+
+
+class _Answering(nn.Module):
+    """What both graphs have in common: answers as a consumer wants them."""
+
+    def __init__(self, model: Mila, output: tuple[int, int]) -> None:
+        super().__init__()
+        self.model, self.output = model, output
+
+    def answers(self, features: Features, focal: Tensor) -> tuple[Tensor, ...]:
+        tasks = self.model.config.tasks
+        raw = self.model.predict(features, tasks, focal, self.output)
+        # Not Mila.answer: its search for the best class reads the bits of floats, which ONNX cannot.
+        found = {
+            "segmentation": lambda x: x.argmax(dim=1).to(torch.uint8),
+            "depth": lambda x: x[:, 0],
+            "normals": lambda x: x.permute(0, 2, 3, 1),
+        }
+        return tuple(found[task](raw[task]) for task in tasks)
+
+
+class SlowGraph(_Answering):
+    """(1, 3, h, w), (1,) -> answers by task, then keys and values of each look-up."""
+
+    def forward(self, image: Tensor, focal: Tensor) -> tuple[Tensor, ...]:
+        memory = self.model.keyframe(image)
+        tiles = [part for look_up in memory.tiles.newest.values() for part in (look_up.keys, look_up.values)]
+        return (*self.answers(memory.features, focal), *tiles)
+
+
+class FastGraph(_Answering):
+    """(1, 3, h, w), (1,), keys and values of each look-up -> answers by task."""
+
+    def __init__(self, model: Mila, output: tuple[int, int], like: Memory) -> None:
+        super().__init__(model, output)
+        self._like = like
+
+    def forward(self, image: Tensor, focal: Tensor, *tiles: Tensor) -> tuple[Tensor, ...]:
+        names = list(self._like.tiles.together)
+        together: Mapping[str, KeyTiles] = {
+            name: self._like.tiles.together[name]._replace(keys=tiles[2 * index], values=tiles[2 * index + 1])
+            for index, name in enumerate(names)
+        }
+        glance = self.model.glance(image)
+        memory = Memory(self._like.features, Remembered(together, (), together))
+        return self.answers(self.model.propagate(glance, memory), focal)
+
+
+def export(model: Mila, folder: Path, size: tuple[int, int], scale: float = 0.5) -> dict[str, Any]:
+    """Write both graphs and model.json, and check them.
+
+    Args:
+        model: in evaluation mode; it is changed (normalisation is folded in).
+        folder: is made; files of an earlier export are replaced once the new ones are right.
+        size: (h, w) of the camera's pictures.
+        scale: of the answers, as a share of that.
+
+    Returns:
+        what stands in model.json.
+
+    Raises:
+        UserError: a package is missing, or the other runtime answers differently.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(_NEEDED)}")
+    model = fuse_for_inference(model.float().cpu().eval())
+    seen = model.working_size(*size)
+    output = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    generator = torch.Generator().manual_seed(0)
+    image, later = (torch.rand(1, 3, *seen, generator=generator) for _ in range(2))
+    focal = torch.tensor([float(seen[1])])
+    frames = model.config.frames
+    with torch.no_grad():
+        memory = model.keyframe(image)
+        for _ in range(frames - 1):
+            memory = model.keyframe(image, memory)
+    looks = list(memory.tiles.together)
+    names = [f"{kind}_{look}" for look in looks for kind in ("keys", "values")]
+    newest = [part for look in memory.tiles.newest.values() for part in (look.keys, look.values)]
+    remembered = [part for look in memory.tiles.together.values() for part in (look.keys, look.values)]
+    slow, fast = SlowGraph(model, output).eval(), FastGraph(model, output, memory).eval()
+    tasks = list(model.config.tasks)
+    given = {"slow": (image, focal), "fast": (later, focal, *remembered)}
+    with torch.no_grad():  # before the export, which then finds the mask of the attention ready
+        expected = {"slow": slow(image, focal), "fast": fast(later, focal, *remembered)}
+    with tempfile.TemporaryDirectory() as made:
+        work = Path(made)
+        _write(slow, given["slow"], work / "slow.onnx", ["image", "focal"], [*tasks, *names])
+        _write(fast, given["fast"], work / "fast.onnx", ["image", "focal", *names], tasks)
+        apart = {kind: _apart(work / f"{kind}.onnx", given[kind], expected[kind], tasks) for kind in given}
+        facts = {
+            "format": FORMAT,
+            "image": {"height": seen[0], "width": seen[1]},
+            "camera": {"height": size[0], "width": size[1]},
+            "output": {"height": output[0], "width": output[1]},
+            "tasks": tasks,
+            "classes": list(model.config.classes),
+            "frames": frames,
+            "memory": {name: list(tensor.shape) for name, tensor in zip(names, remembered, strict=True)},
+            "newest": {name: list(tensor.shape) for name, tensor in zip(names, newest, strict=True)},
+            "opset": OPSET,
+            "apart_from_pytorch": apart,
+            "sha256": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(work.glob("*.onnx"))},
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+        for file in work.glob("*.onnx"):
+            shutil.copyfile(file, folder / file.name)
+    return facts
+
+
+def _write(graph: nn.Module, given: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's about its own
+        program = torch.onnx.export(
+            graph,
+            given,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _apart(path: Path, given: tuple[Tensor, ...], expected: tuple[Tensor, ...], tasks: list[str]) -> dict[str, float]:
+    """How far ONNX Runtime's answers are from PyTorch's, by task.
+
+    Raises:
+        UserError: too far.
+    """
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    got = session.run(tasks, {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)})
+    found: dict[str, float] = {}
+    limits = {"segmentation": _CLASSES_APART, "depth": _DEPTH_APART, "normals": _NORMALS_APART}
+    for task, answer, right in zip(tasks, got, expected, strict=False):
+        true = right.numpy()
+        if task == "segmentation":
+            found[task] = float(np.mean(answer != true))
+        elif task == "depth":
+            found[task] = float(np.max(np.abs(answer - true) / true))
+        else:
+            found[task] = float(np.max(np.abs(answer - true)))
+        if not found[task] <= limits[task]:
+            raise UserError(f"{path.name} answers {task} differently from PyTorch, by {found[task]:.3g}: not exported")
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """Entry of `mila export`."""
+    parser = argparse.ArgumentParser(prog="mila export", description="Write a network as ONNX files, checked.")
+    parser.add_argument("--model", default="indoor", help="a shipped model's name or a checkpoint file (indoor)")
+    parser.add_argument("--out", type=Path, default=Path("out/export"), metavar="DIR", help="folder (out/export)")
+    parser.add_argument("--size", default="640x480", metavar="WxH", help="of the camera's pictures (640x480)")
+    parser.add_argument("--output-scale", type=float, default=0.5, metavar="X", help="size of the answers (0.5)")
+    options = parser.parse_args(argv)
+    try:
+        width, height = (int(side) for side in options.size.lower().split("x"))
+    except ValueError as error:
+        raise UserError(f'--size "{options.size}": expected WIDTHxHEIGHT, for example 640x480') from error
+    if min(width, height) < 32 or not 0 < options.output_scale <= 1:
+        raise UserError("each side of --size needs at least 32 pixels, and --output-scale lies in 0..1")
+    path = resolve(options.model)
+    print(f"exporting {path.name}; this takes a minute", flush=True)
+    facts = export(load_model(path), options.out, (height, width), options.output_scale)
+    facts |= {"model": path.stem, "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    (options.out / "model.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    for kind, apart in facts["apart_from_pytorch"].items():
+        size = (options.out / f"{kind}.onnx").stat().st_size / 1e6
+        words = ", ".join(f"{task} {value:.1g}" for task, value in apart.items())
+        print(f"{options.out / kind}.onnx  {size:.1f} MB; furthest from PyTorch: {words}")
+    return 0
