@@ -75,3 +75,21 @@ def test_a_turn_of_every_method():
     for stage in ("upload", "slow", "fast", "ila", "heads", "download"):
         assert by[stage, "", "p50"] >= 0
     assert by["attention against RAFT-small", "96x64 picture", "ratio"] > 0
+
+
+def test_rivals_answer_what_they_are_asked():
+    pytest.importorskip("transformers")
+    import torch
+
+    from benchmarks import rivals
+
+    config = replace(ModelConfig.tiny(), working_pixels=64 * 96)
+    engine = Engine(Mila(config), device="cpu", precision="fp32", threads=1, slow_threads=1)
+    rgb = np.zeros((48, 64, 3), np.uint8)
+    with torch.inference_mode():
+        normals = rivals.Rival("normals", rivals.depth_anything(3), (42, 56), engine)
+        assert normals.answer(rgb, (24, 32)).shape == (1, 3, 24, 32)
+        classes = rivals.Rival("classes", rivals.segformer(9), (64, 64), engine)
+        answer = classes.answer(rgb, (24, 32))
+        assert answer.shape == (1, 24, 32) and answer.dtype == np.uint8 and answer.max() < 9
+        assert normals.flops() > classes.flops() > 0 and len(normals.ms) == 1
