@@ -198,7 +198,15 @@ def _every_frame(
         "without_partner": {kind: count for kind, count in bag.unpaired.items() if kind in found["bag"]["topics"]},
         "truncated": bag.truncated,
     }
+    found["bag"]["depth_registered_here"] = bag.registration is not None
     found["notes"] = [predictions.problem] if predictions and predictions.problem else []
+    if bag.registration_problem:
+        found["notes"].append(bag.registration_problem)
+    if bag.registration is not None:
+        found["notes"].append(
+            f"{bag.depth_topic} is another camera's: its readings were put where the colour camera would have seen "
+            "them, by camera_info and /tf_static"
+        )
     if every.strange_labels:
         found["notes"].append(
             f"labels {sorted(every.strange_labels)} are no classes of the model: frames that have them are not judged "

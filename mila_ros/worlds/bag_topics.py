@@ -98,9 +98,14 @@ def pick_truth(kind: str, candidates: list[Candidate], color: Candidate) -> Cand
     matching = [
         c._replace(score=c.score + (2 if c.frame_id == color.frame_id else 0))
         for c in candidates
-        if c.kind == kind and (c.frame_id == color.frame_id or c.score >= 4)
+        if c.kind == kind and is_registered(c, color)
     ]
     return min(matching, key=lambda c: (-c.score, c.topic), default=None)
+
+
+def is_registered(depth: Candidate, color: Candidate) -> bool:
+    """Whether depth pictures have the colour camera's pixels, by name or frame_id."""
+    return depth.frame_id == color.frame_id or depth.score >= 4
 
 
 def sibling_info(topic: str, infos: list[str]) -> str | None:

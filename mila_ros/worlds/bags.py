@@ -23,6 +23,7 @@ import numpy.typing as npt
 from mila_ros import images
 from mila_ros.camera_info import CameraInfoError, intrinsics, is_rectified
 from mila_ros.worlds import bag_topics
+from mila_ros.worlds.bag_registration import Registration, chain
 from mila_ros.worlds.bag_storage import BagError, BagTruncated, RawMessage, TopicInfo, open_storage
 from mila_ros.worlds.frames import Frame, Intrinsics
 
@@ -172,7 +173,48 @@ class Bag:
         self.camera_info_topic: str | None = camera_info or bag_topics.pick_info(chosen.topic, infos)
         picked = {kind: truth[kind] or _topic(bag_topics.pick_truth(kind, candidates, chosen)) for kind in _TRUTH}
         self.depth_topic, self.labels_topic, self.normals_topic = (picked[kind] for kind in _TRUTH)
-        self._truth = {topic: kind for kind, topic in picked.items() if topic}
+        self._find_registration(candidates, chosen, infos)
+        self._truth = {
+            topic: kind
+            for kind, topic in zip(_TRUTH, (self.depth_topic, self.labels_topic, self.normals_topic), strict=True)
+            if topic
+        }
+
+    def _find_registration(
+        self, candidates: list[bag_topics.Candidate], color: bag_topics.Candidate, infos: list[str]
+    ) -> None:
+        """Sets registration (of a depth camera beside the colour camera) and registration_problem."""
+        self.registration: Registration | None = None
+        self.registration_problem: str | None = None
+        named = next((c for c in candidates if c.topic == self.depth_topic and c.kind == "depth"), None)
+        if named is not None and bag_topics.is_registered(named, color):
+            return
+        others = [c for c in candidates if c.kind == "depth"] if self.depth_topic is None else [named] if named else []
+        for candidate in sorted(others, key=lambda c: (-c.score, c.topic)):
+            try:
+                self.registration = self._registered(candidate, color, infos)
+            except (BagError, CameraInfoError) as error:
+                taken = "it is taken for registered" if self.depth_topic else "it is not used"
+                self.registration_problem = f"{candidate.topic} is another camera's depth, and {error}: {taken}"
+                continue
+            self.depth_topic, self.registration_problem = candidate.topic, None
+            return
+        if self.registration_problem:
+            _LOG.warning("%s", self.registration_problem)
+
+    def _registered(self, depth: bag_topics.Candidate, color: bag_topics.Candidate, infos: list[str]) -> Registration:
+        """Raises BagError, CameraInfoError: what is missing, in words."""
+        topic = bag_topics.sibling_info(depth.topic, infos)
+        info = next(self._storage.messages([topic]), None) if topic else None
+        if info is None:
+            raise BagError("it has no camera_info")
+        camera = Intrinsics(*intrinsics(self.deserialize(info), None, is_rectified(depth.topic)))
+        static = [name for name, about in self.topics.items() if name.endswith("tf_static")]
+        transforms = [t for message in self._storage.messages(static) for t in self.deserialize(message).transforms]
+        pose = chain(transforms, color.frame_id, depth.frame_id)
+        if pose is None:
+            raise BagError(f"/tf_static does not connect {depth.frame_id!r} and {color.frame_id!r}")
+        return Registration(camera, pose)
 
     def _first_images(self) -> dict[str, Any]:
         """The first message of every image topic that can be read."""
@@ -262,7 +304,10 @@ class Bag:
         for topic, kind in self._truth.items():
             try:
                 if kind in partners:
-                    truth[kind] = _fit(_DECODERS[kind](self.deserialize(partners[kind])), size)
+                    values = _DECODERS[kind](self.deserialize(partners[kind]))
+                    if kind == "depth" and self.registration is not None:
+                        values = self.registration.apply(values, self._intrinsics(*size))
+                    truth[kind] = _fit(values, size)
                     continue
             except (images.ImageError, BagError) as error:
                 _LOG.warning("%s of frame %d left out (%s): %s", kind, stamp, topic, error)
