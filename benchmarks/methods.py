@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Answer, Engine
 from mila_ros.runtime.pipeline import Pipeline
 
@@ -65,11 +64,7 @@ class SlowEveryFrame:
 
     def answer(self, rgb: npt.NDArray[np.uint8], focal: float, number: int) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
-        picture = self._engine.upload(rgb)
-        features = self._engine.model.features(picture.tensor)
-        # Answering needs no tiles, and making them is what this method is spared.
-        memory = Memory(features, None)  # type: ignore[arg-type]
-        found = self._engine.answer_keyframe(picture, memory, self._tasks, focal)
+        found = self._engine.answer_slow(self._engine.upload(rgb), self._tasks, focal)
         self.measured.note((time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3, found)
 
     def close(self) -> None:

@@ -80,15 +80,20 @@ class Consistency:
         room = 0.01 * ((back**2).sum(axis=-1) + (returned**2).sum(axis=-1)) + 0.5
         return came_from, inside & (gap < room)
 
-    def compute(self) -> dict[str, dict[str, float]]:
-        """By method: `segmentation_agreement` (share of pixels), `depth_change` (relative), `normals_deg` (means)."""
+    def compute(self) -> dict[str, dict[str, Any]]:
+        """By method: `segmentation_agreement` (share of pixels), `depth_change` (relative), `normals_deg` (means).
+
+        Also `flow`, what they were compared along, and `pairs`, of how many frames.
+        """
         return {
             method: {_NAMES[task]: sums.values[task] / sums.pixels[task] for task in sums.values if sums.pixels[task]}
+            | {"flow": FLOW, "pairs": self.pairs}
             for method, sums in self._sums.items()
         }
 
 
-def _angle(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def angle_between(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Degrees between unit vectors (..., 3)."""
     return np.degrees(np.arccos(np.clip((one * other).sum(axis=-1), -1, 1)))
 
 
@@ -96,5 +101,5 @@ _NAMES = {"segmentation": "segmentation_agreement", "depth": "depth_change", "no
 _TERMS = {
     "segmentation": lambda one, other: (one == other).astype(np.float32),
     "depth": lambda one, other: np.abs(one - other) / np.maximum(other, 1e-3),
-    "normals": _angle,
+    "normals": angle_between,
 }

@@ -193,7 +193,7 @@ def _settings(
         found |= {
             "device": f"{last.device}, {last.precision}",
             "mode": last.mode,
-            "keyframe period": f"{last.keyframe_period:g} s wanted",
+            "keyframe period": f"{last.keyframe_period:.3g} s",
             "keyframes": str(last.counts.get("keyframes", 0)),
         }
     if parameters:

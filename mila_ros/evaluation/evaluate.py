@@ -9,18 +9,32 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from mila_ros.errors import UserError
+from mila_ros.evaluation import summary
 from mila_ros.evaluation.metrics import TaskMetrics
-from mila_ros.evaluation.replay import SCHEMA, WAYS, ReplaySettings, evaluate_bag, finished, read_sums, run_key
+from mila_ros.evaluation.replay import (
+    SCHEMA,
+    USUAL_WAYS,
+    WAYS,
+    ReplaySettings,
+    evaluate_bag,
+    finished,
+    read_sums,
+    run_key,
+)
 from mila_ros.models.checkpoint import read_header, resolve
+from mila_ros.runtime.engine import SMALLEST_SIDE
 from mila_ros.worlds.bag_storage import SUFFIXES
 
 
@@ -32,11 +46,12 @@ def main(argv: list[str]) -> int:
     """
     options = _parser().parse_args(argv)
     settings = _settings(options)
-    named = folders(recordings(options.bags), options.out)
-    if options.jobs > 1 and "real-time" in settings.ways:
+    named = folders(recordings(options.bags, options.out), options.out)
+    if options.jobs > 1 and set(settings.ways) != {"every-frame"}:
         raise UserError("with --jobs above 1 recordings would disturb one another in real time: add --ways every-frame")
     results: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
+    interrupted = False
     for name, outcome in _evaluated(named, settings, options.jobs, options.again):
         if isinstance(outcome, str):
             failures[name] = outcome
@@ -48,13 +63,16 @@ def main(argv: list[str]) -> int:
         print("\n".join([f"{name}", *(f"  {line}" for line in sentences(outcome))]))
         print(f"  report  {named[name][1] / 'report.html'}", flush=True)
         if outcome["interrupted"]:
+            interrupted = True
             print("interrupted: the report covers what was replayed until then", file=sys.stderr)
-            return 130
+            break
     if len(named) > 1 and results:
         totals = {"schema": SCHEMA, "bags": sorted(results), "failed": failures, "settings": asdict(settings)}
         totals["methods"] = total_metrics([named[name][1] for name in sorted(results)], settings.model)
         (options.out / "metrics.json").write_text(json.dumps(totals, indent=1) + "\n", encoding="utf-8")
         print(f"totals of {len(results)} recordings: {options.out / 'metrics.json'}")
+    if interrupted:
+        return 130
     if failures:
         raise UserError(f"{len(failures)} of {len(named)} recordings failed: {', '.join(sorted(failures))}")
     return 0
@@ -67,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     add("bags", nargs="+", metavar="BAG", help="rosbag2 folder, .mcap, .db3, .bag (ROS 1), or a pattern: 'bags/**'")
     add("--model", default=usual.model, help=f"a shipped model's name or a checkpoint file ({usual.model})")
     add("--out", type=Path, default=Path("out/evaluate"), metavar="DIR", help="folder for the results (out/evaluate)")
-    add("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="which replays to make (all)")
+    ways = "which replays to make (every-frame real-time); live: through the node, over DDS, as `mila demo` does"
+    add("--ways", nargs="+", choices=WAYS, default=list(USUAL_WAYS), help=ways)
     add(
         "--intervals",
         type=int,
@@ -81,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default=usual.device, help="auto, cpu, cuda or cuda:N (auto)")
     add("--precision", default=usual.precision, help="auto, fp32, bf16 or fp16 (auto)")
     add("--output-scale", type=float, default=usual.output_scale, metavar="X", help="size of the answers (0.5)")
+    pixels = f"larger pictures count as shrunk to so many pixels, as in the node ({usual.max_pixels})"
+    add("--max-pixels", type=int, default=usual.max_pixels, metavar="N", help=pixels)
     add("--label-map", metavar="FILE", help="YAML: the recording's labels to the model's classes, or null")
     for kind in ("color", "camera-info", "depth", "labels", "normals"):
         add(f"--{kind}-topic", metavar="TOPIC", help="where the one found by itself is not meant")
@@ -95,16 +116,21 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> ReplaySettings:
     if min(options.intervals) < 1 or options.jobs < 1:
         raise UserError("--intervals and --jobs are counted from 1")
-    for name in ("seconds", "tolerance", "period", "output_scale"):
-        if getattr(options, name) is not None and not getattr(options, name) > 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name):g}: must be above 0")
-    if options.output_scale > 1:
-        raise UserError(f"--output-scale {options.output_scale:g}: at most 1")
+    for name in ("seconds", "tolerance", "period"):
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise UserError(f"--{name} {value:g}: must be a number above 0")
+    if not 0.1 <= options.output_scale <= 1:
+        raise UserError(f"--output-scale {options.output_scale:g}: at least 0.1, at most 1")
+    if options.max_pixels < SMALLEST_SIDE**2:
+        raise UserError(f"--max-pixels {options.max_pixels}: at least {SMALLEST_SIDE**2}")
     topics = {
         kind: getattr(options, f"{kind}_topic")
         for kind in ("color", "camera_info", "depth", "labels", "normals")
         if getattr(options, f"{kind}_topic")
     }
+    if topics and "live" in options.ways:
+        raise UserError("the way live finds its topics by itself: leave out --color-topic and its like, or live")
     return ReplaySettings(
         model=str(resolve(options.model)),
         ways=tuple(way for way in WAYS if way in options.ways),
@@ -113,6 +139,7 @@ def _settings(options: argparse.Namespace) -> ReplaySettings:
         device=options.device,
         precision=options.precision,
         output_scale=options.output_scale,
+        max_pixels=options.max_pixels,
         seconds=options.seconds,
         label_map=options.label_map,
         topics=topics,
@@ -122,8 +149,8 @@ def _settings(options: argparse.Namespace) -> ReplaySettings:
     )
 
 
-def recordings(patterns: Sequence[str]) -> list[Path]:
-    """The recordings that paths and patterns name, each once, in order.
+def recordings(patterns: Sequence[str], out: Path) -> list[Path]:
+    """The recordings that paths and patterns name, each once, in order; patterns find nothing in the results' folder.
 
     Raises:
         UserError: a path or pattern that names none.
@@ -134,6 +161,7 @@ def recordings(patterns: Sequence[str]) -> list[Path]:
             found[Path(pattern)] = None  # whoever opens it says what is wrong with it
             continue
         matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        matches = [m for m in matches if out.resolve() not in m.resolve().parents]
         bags = [m for m in matches if (m / "metadata.yaml").is_file() or m.suffix in SUFFIXES]
         # A storage file inside a rosbag2 folder is that recording.
         bags = [m for m in bags if not (m.is_file() and (m.parent / "metadata.yaml").is_file())]
@@ -145,12 +173,11 @@ def recordings(patterns: Sequence[str]) -> list[Path]:
 
 def folders(bags: Sequence[Path], out: Path) -> dict[str, tuple[Path, Path]]:
     """Name -> recording and its folder of results; recordings of one name get the names of their folders, too."""
-    counts: dict[str, int] = {}
-    for bag in bags:
-        counts[bag.stem] = counts.get(bag.stem, 0) + 1
+    paths = [bag.resolve() for bag in bags]  # "." and ".." have no names of their own
+    counts = Counter(path.stem for path in paths)
     named: dict[str, tuple[Path, Path]] = {}
-    for bag in bags:
-        name = bag.stem if counts[bag.stem] == 1 else "_".join(part for part in bag.parts[-2:] if part != "/")
+    for bag, path in zip(bags, paths, strict=True):
+        name = path.stem if counts[path.stem] == 1 else f"{path.parent.name}_{path.stem}"
         if name in named:
             raise UserError(f"two recordings would both be called {name}: evaluate them into different --out folders")
         named[name] = (bag, out / name)
@@ -165,22 +192,45 @@ def _evaluated(
         for name, (bag, out) in named.items():
             yield name, _one(bag, out, settings, again)
         return
+    left = dict(named)
+    for workers in (min(jobs, len(named)), 1):  # a process that is killed takes its pool along: the rest one by one
+        for name in list(left) if workers == 1 else [None]:
+            batch = dict(left) if name is None else {name: left[name]}
+            for done, outcome in _pooled(batch, settings, workers, again):
+                if outcome is not None:
+                    del left[done]
+                    yield done, outcome
+                elif workers == 1:
+                    del left[done]
+                    yield done, "its process was killed, perhaps for want of memory"
+
+
+def _pooled(
+    named: dict[str, tuple[Path, Path]], settings: ReplaySettings, workers: int, again: bool
+) -> Iterator[tuple[str, dict[str, Any] | str | None]]:
+    """As `_evaluated`; None for those that were lost with their pool."""
     # Not forked: a copy of a process whose libraries have threads may hang.
-    with ProcessPoolExecutor(min(jobs, len(named)), mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
         running = {pool.submit(_one, bag, out, settings, again): name for name, (bag, out) in named.items()}
         for future in as_completed(running):
             try:
                 yield running[future], future.result()
-            except Exception as error:  # its process has died: the others have not
-                yield running[future], f"its process ended: {error}"
+            except BrokenProcessPool:
+                yield running[future], None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C must not go on to the next recordings
 
 
 def _one(bag: Path, out: Path, settings: ReplaySettings, again: bool) -> dict[str, Any] | str:
     try:
-        done = None if again else finished(out, run_key(bag, settings))
-        return evaluate_bag(bag, out, settings) if done is None else done
+        key = run_key(bag, settings)
+        done = None if again else finished(out, key)
+        return evaluate_bag(bag, out, settings, key) if done is None else done
     except UserError as error:
         return str(error)
+    except Exception as error:  # a full disk, the device's memory: the other recordings have their turn
+        return f"{type(error).__name__}: {error}"
 
 
 def total_metrics(outs: Sequence[Path], model: str) -> dict[str, Any]:
@@ -217,6 +267,8 @@ def sentences(found: dict[str, Any]) -> list[str]:
             elif way == "every_frame" and name != "slow":
                 values.append(f"{100 * method['flops_saved']:.0f} % of the arithmetic saved")
             lines.append(f"{way.replace('_', ' ')}, {name}: {', '.join(values) or 'nothing to judge by'}")
+    if "live" in found:
+        lines += [f"live: {line}" for line in summary.sentences(found["live"])]
     return lines
 
 

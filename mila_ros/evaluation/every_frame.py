@@ -19,14 +19,15 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from mila_ros.evaluation.consistency import Consistency
+from mila_ros.camera_info import CameraInfoError
+from mila_ros.evaluation.consistency import Consistency, angle_between
 from mila_ros.evaluation.ground_truth import GroundTruth, as_tensors
 from mila_ros.evaluation.prefetch import prefetched
 from mila_ros.evaluation.tally import Tally
 from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Answer, Engine, Picture
 from mila_ros.worlds.bags import Bag, BagTruncated
-from mila_ros.worlds.frames import Frame
+from mila_ros.worlds.frames import IGNORE, Frame
 
 Arrays = dict[str, npt.NDArray[Any]]
 SHOWN_EVENLY, SHOWN_WORST = 5, 3
@@ -75,6 +76,8 @@ class EveryFrame:
     """Of the time that the pass took, for how much the busier of its two threads was computing in a network."""
     seconds: float = 0.0
     interrupted: bool = False
+    ended_early: str | None = None
+    """Why the recording could not be replayed to its end, though it could be read."""
     sums: dict[str, dict[str, npt.NDArray[Any]]] = field(default_factory=dict)
     """By method: as TaskMetrics.sums, to be added to those of other recordings."""
     evenly: list[Shown] = field(default_factory=list)
@@ -132,6 +135,10 @@ class EveryFramePass:
                     shown.update()
         except BagTruncated:
             pass  # the bag tells of it itself
+        except CameraInfoError as error:
+            if not result.frames:
+                raise
+            result.ended_early = str(error)  # a change of shape: what was seen until then counts
         except KeyboardInterrupt:
             result.interrupted = True
         finally:
@@ -219,8 +226,7 @@ class EveryFramePass:
 
     def _arrays(self, answer: Answer) -> Arrays:
         self._time(answer.milliseconds)
-        found = {"segmentation": answer.segmentation, "depth": answer.depth, "normals": answer.normals}
-        return {task: values for task, values in found.items() if values is not None}
+        return answer.by_task()
 
     def _time(self, stages: dict[str, float]) -> None:
         for name, milliseconds in stages.items():
@@ -238,12 +244,12 @@ def error_maps(answers: Arrays, truth: Arrays) -> Arrays:
     for task in answers.keys() & truth.keys():
         said, true = answers[task], truth[task]
         if task == "segmentation":
-            error = np.where(true == 255, np.nan, (said != true).astype(np.float32))
+            error = np.where(true == IGNORE, np.nan, (said != true).astype(np.float32))
         elif task == "depth":
             true = np.where(true > 0, true, np.nan)
             error = np.abs(said - true) / true / 0.5
         else:
-            error = np.degrees(np.arccos(np.clip((said * true).sum(axis=-1), -1, 1))) / 60
+            error = angle_between(said, true) / 60
         maps[task] = np.clip(error, 0, 1).astype(np.float32)
     return maps
 

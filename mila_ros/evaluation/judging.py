@@ -61,7 +61,7 @@ def judge_run(given: DemoInput, session: Session, config: ModelConfig, recording
         storage = open_storage(session.recording)
         stack.callback(storage.close)
         bag = stack.enter_context(Bag(given.path, fov_deg=given.fov_deg)) if given.path else None
-        judge_every = max(1, math.ceil(_truth_count(bag) / session.stored_every / JUDGED_FRAMES))
+        judge_every = max(1, math.ceil((bag.truth_count if bag else 0) / session.stored_every / JUDGED_FRAMES))
         kept = stack.enter_context(OutputBag(recording, NODE, CAMERA, given.image_topic, table))
         answers = recorded_answers(storage, NODE, CAMERA, config.tasks, given.image_topic)
         for index, (answer, frame) in enumerate(with_frames(storage, answers, bag, first, given.fov_deg)):
@@ -83,14 +83,6 @@ def judge_run(given: DemoInput, session: Session, config: ModelConfig, recording
                 stamps.add(moment.stamp_ns)
         kept.copy_rest(storage, stamps)
     return Judged(judge.compute(), judge.frames, strip.moments(), judge.strange_labels, keep_every)
-
-
-def _truth_count(bag: Bag | None) -> int:
-    """Pictures with ground truth of whatever there is most of."""
-    if bag is None:
-        return 0
-    topics = [bag.depth_topic, bag.labels_topic, bag.normals_topic]
-    return max(bag.topics[topic].messages if topic else 0 for topic in topics)
 
 
 class Strip:

@@ -251,7 +251,9 @@ def keyframe_age(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
     interval = [s.keyframe_interval for s in known]
     if np.isfinite(interval).any():
         axes.plot(times, interval, color=INK, linewidth=1.3, label="between finished keyframes (mean of the second)")
-    axes.axhline(known[-1].keyframe_period, color=MUTED, linewidth=1.2, linestyle=(0, (4, 2)), label="wanted period")
+    axes.axhline(
+        known[-1].keyframe_period, color=MUTED, linewidth=1.2, linestyle=(0, (4, 2)), label="period at the end"
+    )
     axes.set_ylim(
         0, max(max(s.keyframe_age for s in known), known[-1].keyframe_period, np.nanmax([0.0, *interval])) * 1.6
     )

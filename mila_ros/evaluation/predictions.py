@@ -12,7 +12,7 @@ import numpy as np
 from mila_ros.evaluation import pictures
 from mila_ros.evaluation.every_frame import Shown
 from mila_ros.worlds.bag_writer import BagWriter
-from mila_ros.worlds.bags import Bag
+from mila_ros.worlds.bags import Bag, BagError
 from mila_ros.worlds.frames import Intrinsics
 
 MOST_FRAMES = 300
@@ -29,18 +29,24 @@ class Predictions:
         path: the folder; it must not exist.
         bag: that is replayed.
         table: class colours by id.
+        seconds: of the recording that are replayed; None: all.
     """
 
-    def __init__(self, path: Path, bag: Bag, table: pictures.Rgb) -> None:
+    def __init__(self, path: Path, bag: Bag, table: pictures.Rgb, seconds: float | None = None) -> None:
         self.path, self._table = path, table
-        self.every = max(1, math.ceil(bag.color_count / MOST_FRAMES))
+        played = 1.0 if seconds is None else min(1.0, seconds / max(bag.duration, 1e-9))
+        self.every = max(1, math.ceil(bag.color_count * played / MOST_FRAMES))
         """Each so many frames one is written."""
         self.problem: str | None = None
         self._camera: Intrinsics | None = bag.camera_info
         self._topic = bag.color_topic.removesuffix("/compressed") + "/compressed"
         first = next(bag.messages([bag.color_topic]), None)
         self._frame_id: str = "" if first is None else bag.deserialize(first).header.frame_id
-        self._bag: BagWriter | None = BagWriter(path, compress=True)
+        self._bag: BagWriter | None = None
+        try:
+            self._bag = BagWriter(path, compress=True)
+        except (BagError, OSError) as error:
+            self.problem = f"the answers were not recorded: {error}"
 
     def add(self, shown: Shown) -> None:
         """The next frame."""

@@ -8,6 +8,7 @@ method pays for its latency in accuracy. Nothing else should run on the machine 
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mila_ros import images
+from mila_ros.errors import UserError
 from mila_ros.evaluation.ground_truth import GroundTruth, as_tensors
 from mila_ros.evaluation.prefetch import prefetched
 from mila_ros.evaluation.tally import Tally
@@ -72,6 +74,7 @@ class RealTime:
     latency_ms: dict[str, float | None] = field(default_factory=dict)
     """p50, p95, p99 and max, from a frame's arrival to its answer."""
     interrupted: bool = False
+    strange_labels: set[int] = field(default_factory=set)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -94,8 +97,8 @@ class RealTimeRun:
 
     Args:
         engine: with the model; its arithmetic must have been counted (`engine.flops`) and warmed up.
-        mode: asynchronous or synchronous (Pipeline).
-        period: seconds between keyframes; 0 in synchronous mode is the slow network on every frame.
+        period: seconds between keyframes, asynchronously; None: no MILA but the slow network alone, on every frame that
+            it can answer.
         truth: prepares the ground truth.
         seconds: stop after so much of the recording; None: all of it.
     """
@@ -103,27 +106,32 @@ class RealTimeRun:
     def __init__(
         self,
         engine: Engine,
-        mode: str,
-        period: float,
+        period: float | None,
         truth: GroundTruth,
         seconds: float | None = None,
     ) -> None:
         self._engine, self._truth, self._seconds = engine, truth, seconds
         self._slots: NewestSlots[_Arrival] = NewestSlots([CAMERA])
-        self._pipeline = Pipeline(engine, [CAMERA], mode=mode, period=period)
+        self._pipeline: Pipeline | None = None
+        self._failure: BaseException | None = None
+        if period is not None:
+            self._pipeline = Pipeline(engine, [CAMERA], period=period, on_error=self._keyframe_failed)
+        self._held: dict[int, _Known] = {}
         self._known: _Known | None = None
         self._latencies: list[float] = []
         self.run = RealTime()
+        # Normals are judged against the depth where the recording has none of its own.
+        kinds = {"segmentation": {"labels"}, "depth": {"depth"}, "normals": {"normals", "depth"}}
+        self._usable: set[str] = set().union(*(kinds[task] for task in engine.tasks))
 
     def play(self, open_bag: Callable[[], Bag], name: str) -> RealTime:
         """The run and, after it, the judging. open_bag: opens the recording anew."""
         worker = threading.Thread(target=self._work, name="replay-fast", daemon=True)
-        held: list[tuple[int, _Known]] = []
         try:
             with open_bag() as bag:
                 self._focal, self._deserialize = self._focal_of(bag), bag.deserialize
                 worker.start()
-                held = self._feed(bag, name)
+                self._feed(bag, name)
                 self._drain()
         except KeyboardInterrupt:
             self.run.interrupted = True
@@ -131,12 +139,19 @@ class RealTimeRun:
             self._slots.close()
             if worker.is_alive():
                 worker.join()
-            self._pipeline.close()
+            if self._pipeline is not None:
+                self._pipeline.close()
+        if self._failure is not None:
+            raise UserError(f"{name} ended by an error: {type(self._failure).__name__}: {self._failure}")
         with open_bag() as bag:
-            self._judge(bag, dict(held))
+            self._judge(bag)
         run = self.run
+        run.strange_labels = self._truth.strange_labels
         run.latency_ms = _spread(self._latencies, {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0})
         return run
+
+    def _keyframe_failed(self, _camera: str, text: str) -> None:
+        self._failure = RuntimeError(text)
 
     def _focal_of(self, bag: Bag) -> Callable[[int, int], float]:
         """fx by the picture's size, from the recording's first frame."""
@@ -146,20 +161,19 @@ class RealTimeRun:
         camera = first.intrinsics
         return lambda height, width: camera.scaled(width, height).fx
 
-    def _feed(self, bag: Bag, name: str) -> list[tuple[int, _Known]]:
-        """Let frames arrive; returns the stamps of frames to judge with the answers that were known then."""
-        expected = max(1, bag.color_count)
-        held: list[tuple[int, _Known]] = []
-        every, with_truth = max(1, -(-self._expected_truth(bag) // MOST_JUDGED)), 0
+    def _feed(self, bag: Bag, name: str) -> None:
+        """Let frames arrive; keeps what was known when those with ground truth did."""
+        played = 1.0 if self._seconds is None else min(1.0, self._seconds / max(bag.duration, 1e-9))
+        every, with_truth = max(1, math.ceil(bag.truth_count * played / MOST_JUDGED)), 0
         begin = first_ns = 0.0
-        bar = tqdm(total=expected, desc=name, unit="frame", file=sys.stderr, mininterval=0.5)
+        bar = tqdm(total=max(1, round(bag.color_count * played)), desc=name, unit="frame", file=sys.stderr)
         with closing(bar), closing(prefetched(self._pairs(bag), _AHEAD)) as pairs:
             for number, (message, true) in enumerate(pairs):
                 stamp_ns = stamp_of(message)
                 if number == 0:
                     begin, first_ns = time.monotonic(), stamp_ns
                 due = begin + (stamp_ns - first_ns) * 1e-9
-                if self._seconds is not None and due - begin > self._seconds:
+                if self._failure is not None or (self._seconds is not None and due - begin > self._seconds):
                     break
                 if (wait := due - time.monotonic()) > 0:
                     time.sleep(wait)
@@ -169,12 +183,11 @@ class RealTimeRun:
                     if known is None:
                         self.run.too_early += 1
                     elif with_truth % every == 0:
-                        held.append((stamp_ns, known))
+                        self._held[stamp_ns] = known
                 replaced = self._slots.put(CAMERA, _Arrival(message, time.monotonic(), number))
                 self.run.dropped += replaced is not None
                 self.run.frames += 1
                 bar.update()
-        return held
 
     def _drain(self) -> None:
         """Wait for the answer to the last frame."""
@@ -182,64 +195,67 @@ class RealTimeRun:
         while run.answered + run.dropped + run.failed < run.frames and time.monotonic() < end:
             time.sleep(0.01)
 
-    def _expected_truth(self, bag: Bag) -> int:
-        topics = [topic for topic in (bag.depth_topic, bag.labels_topic, bag.normals_topic) if topic]
-        return max((bag.topics[topic].messages for topic in topics), default=0)
-
     def _pairs(self, bag: Bag) -> Iterator[tuple[RawMessage, bool]]:
         try:
             for message, partners in bag.pairs():
-                yield message, bool(partners)
+                yield message, bool(partners.keys() & self._usable)
         except BagTruncated:
             return  # the bag tells of it itself
 
     def _work(self) -> None:
-        with self._pipeline.fast_thread():
+        with self._engine.fast_thread():
             while (taken := self._slots.take()) is not None:
                 _, arrival = taken
                 try:
                     self._answer(arrival)
                 except (images.ImageError, BagError, ValueError):
                     self.run.failed += 1
+                except Exception as error:  # the device's memory, a driver: whoever plays is told
+                    self._failure = error
+                    return
 
     def _answer(self, arrival: _Arrival) -> None:
         rgb = images.decode_color(self._deserialize(arrival.message))
         stamp_ns = stamp_of(arrival.message)
-        answer, _ = self._pipeline.answer(
-            CAMERA,
-            rgb,
-            self._engine.tasks,
-            self._focal(*rgb.shape[:2]),
-            arrival.arrived,
-            arrival.number,
-            stamp_ns,
-        )
-        found = {"segmentation": answer.segmentation, "depth": answer.depth, "normals": answer.normals}
-        arrays = {task: values for task, values in found.items() if values is not None}
-        self._known = _Known(stamp_ns, arrays)
+        engine, focal = self._engine, self._focal(*rgb.shape[:2])
+        if self._pipeline is None:
+            answer = engine.answer_slow(engine.upload(rgb), engine.tasks, focal)
+        else:
+            answer, _ = self._pipeline.answer(
+                CAMERA, rgb, engine.tasks, focal, arrival.arrived, arrival.number, stamp_ns
+            )
+        self._known = _Known(stamp_ns, answer.by_task())
         self._latencies.append((time.monotonic() - arrival.arrived) * 1e3)
         self.run.answered += 1
 
-    def _judge(self, bag: Bag, held: dict[int, _Known]) -> None:
+    def _judge(self, bag: Bag) -> None:
+        """What was kept against the ground truth. Ctrl-C ends it early."""
         tally = Tally(self._engine.tasks, len(self._engine.classes))
         ages: list[float] = []
-        with closing(prefetched(self._truths(bag, held), 4)) as truths:
-            for stamp_ns, truth in truths:
-                known = held[stamp_ns]
-                tally.add(as_tensors(known.arrays), as_tensors(truth), stamp_ns)
-                ages.append((stamp_ns - known.stamp_ns) * 1e-6)
-                self.run.judged += 1
+        try:
+            with closing(prefetched(self._truths(bag), 4)) as truths:
+                for stamp_ns, truth in truths:
+                    known = self._held[stamp_ns]
+                    tally.add(as_tensors(known.arrays), as_tensors(truth), stamp_ns)
+                    ages.append((stamp_ns - known.stamp_ns) * 1e-6)
+                    self.run.judged += 1
+        except KeyboardInterrupt:
+            self.run.interrupted = True
         self.run.result = tally.compute()
         self.run.age_ms = _spread(ages, {"p50": 0.5, "p95": 0.95, "max": 1.0})
 
-    def _truths(self, bag: Bag, held: dict[int, _Known]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _truths(self, bag: Bag) -> Iterator[tuple[int, dict[str, Any]]]:
+        left = set(self._held)
         try:
-            for message, partners in bag.pairs():
+            for message, partners in bag.pairs() if left else ():
                 stamp_ns = stamp_of(message)
-                frame = bag.frame(message, partners) if stamp_ns in held else None
+                frame = bag.frame(message, partners) if stamp_ns in left else None
+                left.discard(stamp_ns)
                 if frame is not None:
-                    size = next(iter(held[stamp_ns].arrays.values())).shape[:2]
+                    size = next(iter(self._held[stamp_ns].arrays.values())).shape[:2]
                     yield stamp_ns, self._truth.of(frame, size)
+                if not left:
+                    return  # the recording may go on for hours
         except BagTruncated:
             return
 

@@ -4,6 +4,7 @@ metrics.json   everything that was measured (layout: docs/evaluation.md)
 sums.npz       what the totals over several recordings are made of
 report.html    the same for people
 predictions/   the answers, as a recording
+live/          what `mila demo` leaves, where the recording was also played through the node
 """
 
 from __future__ import annotations
@@ -21,20 +22,23 @@ import numpy as np
 
 from mila_ros.errors import UserError
 from mila_ros.evaluation import machine
+from mila_ros.evaluation.demo import main as demo
 from mila_ros.evaluation.every_frame import EveryFrame, EveryFramePass
 from mila_ros.evaluation.ground_truth import GroundTruth, read_label_map
 from mila_ros.evaluation.pictures import class_colours
 from mila_ros.evaluation.predictions import Predictions
-from mila_ros.evaluation.real_time import RealTime, RealTimeRun
+from mila_ros.evaluation.real_time import RealTimeRun
+from mila_ros.evaluation.replay_report import render
 from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.flops import Flops
 from mila_ros.runtime.engine import Engine
 from mila_ros.worlds.bags import Bag
 
 SCHEMA = "mila_ros/evaluation/1"
-WAYS = ("every-frame", "real-time")
+WAYS = ("every-frame", "real-time", "live")
+USUAL_WAYS = ("every-frame", "real-time")
 REAL_TIME_SECONDS = 60.0
-OURS = ("metrics.json", "sums.npz", "report.html", "predictions")
+OURS = ("metrics.json", "sums.npz", "report.html", "predictions", "live")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class ReplaySettings:
     """What to evaluate and how. All values are plain, so that another process can be told."""
 
     model: str = "indoor"
-    ways: tuple[str, ...] = WAYS
+    ways: tuple[str, ...] = USUAL_WAYS
     intervals: tuple[int, ...] = (10,)
     """Frames from keyframe to keyframe, every frame."""
     period: float = 0.333
@@ -51,6 +55,8 @@ class ReplaySettings:
     precision: str = "auto"
     output_scale: float = 0.5
     """Size of the answers, which is that of the judging, as a share of the picture's; the node's default."""
+    max_pixels: int = 307_200
+    """Larger pictures count as shrunk to this many pixels; the node's default."""
     seconds: float | None = None
     """Of the recording, from its start; None: all of it, in real time the first REAL_TIME_SECONDS."""
     label_map: str | None = None
@@ -61,17 +67,26 @@ class ReplaySettings:
     predictions: bool = True
 
 
-def evaluate_bag(path: Path, out: Path, settings: ReplaySettings) -> dict[str, Any]:
+def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str, str] | None = None) -> dict[str, Any]:
     """Evaluate one recording; returns what is in metrics.json.
+
+    What a former evaluation has left in `out` is removed once this one can begin. Ctrl-C ends it early, with a report
+    on what was replayed until then.
+
+    Args:
+        path: of the recording.
+        out: folder for the results.
+        settings: what to do.
+        key: `run_key` of these, where it is known.
 
     Raises:
         UserError: the recording, the model or the label map cannot be used.
     """
-    key = run_key(path, settings)
+    key = run_key(path, settings) if key is None else key
     model = load_model(settings.model)
     config = model.config
     label_map = None if settings.label_map is None else read_label_map(Path(settings.label_map), config.classes)
-    _prepare(out)
+    engine = Engine(model, settings.device, settings.precision, settings.output_scale, settings.max_pixels)
 
     def truth() -> GroundTruth:
         return GroundTruth(config.tasks, config.classes, label_map)
@@ -79,13 +94,15 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings) -> dict[str, A
     def open_bag() -> Bag:
         return Bag(path, fov_deg=settings.fov_deg, tolerance_s=settings.tolerance_s, **settings.topics)
 
-    engine = Engine(model, settings.device, settings.precision, settings.output_scale)
     with open_bag() as bag:
         first = next(bag.frames(), None)
         if first is None:
             raise UserError(f"{path}: no picture of {bag.color_topic} can be read")
         height, width = first.rgb.shape[:2]
-        engine.warm_up(height, width)
+        try:
+            engine.warm_up(height, width)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from error
         flops = engine.flops(engine.seen_size(height, width), config.tasks)
         found: dict[str, Any] = {
             "schema": SCHEMA,
@@ -93,30 +110,62 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings) -> dict[str, A
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "bag": _described(bag, path, (height, width)),
             "model": {"name": resolve(settings.model).stem, "tasks": list(config.tasks), "sha256": key["model"]},
+            "device": str(engine.device),
+            "precision": engine.precision,
             "settings": asdict(settings),
             "machine": machine.hardware(),
             "versions": machine.versions(),
+            "notes": _registration_notes(bag),
+            "interrupted": True,
         }
+    _prepare(out)
+    table = class_colours(config.palette, len(config.classes))
     every: EveryFrame | None = None
-    real: dict[str, RealTime] = {}
     if "every-frame" in settings.ways:
         with open_bag() as bag:
             every = _every_frame(bag, engine, settings, truth(), out, found)
         found["every_frame"] = _every_frame_values(every, flops)
-        np.savez_compressed(
-            out / "sums.npz",
-            **{f"{method}|{name}": v for method, sums in every.sums.items() for name, v in sums.items()},  # type: ignore[arg-type]
-        )
-    if "real-time" in settings.ways and not (every and every.interrupted):
+        sums = {f"{method}|{name}": v for method, parts in every.sums.items() for name, v in parts.items()}
+        np.savez_compressed(out / "sums.npz", **sums)  # type: ignore[arg-type]
+        found["interrupted"] = every.interrupted
+        # Also now: whatever happens to what follows, this much is there.
+        _write(out, found | {"interrupted": True}, every, config.classes, table)
+    interrupted = every is not None and every.interrupted
+    if "real-time" in settings.ways and not interrupted:
+        found["real_time"] = {"methods": {}}
         seconds = settings.seconds or REAL_TIME_SECONDS
-        for name, mode, period in (("slow", "synchronous", 0.0), ("mila", "asynchronous", settings.period)):
-            run = RealTimeRun(engine, mode, period, truth(), seconds).play(open_bag, f"real time, {name}")
-            real[name] = run
-            if run.interrupted:
+        for name, period in (("slow", None), ("mila", settings.period)):
+            run = RealTimeRun(engine, period, truth(), seconds).play(open_bag, f"real time, {name}")
+            found["real_time"]["methods"][name] = run.to_dict()
+            _note_strange(found, run.strange_labels)
+            interrupted |= run.interrupted
+            if interrupted:
                 break
-        found["real_time"] = {"methods": {name: run.to_dict() for name, run in real.items()}}
-    found["interrupted"] = bool(every and every.interrupted) or any(run.interrupted for run in real.values())
-    _write(out, found, every, config.classes, class_colours(config.palette, len(config.classes)))
+    if "live" in settings.ways and not interrupted:
+        found["live"] = _live(path, out / "live", settings)
+    found["interrupted"] = interrupted
+    _write(out, found, every, config.classes, table)
+    return found
+
+
+def _live(path: Path, out: Path, settings: ReplaySettings) -> dict[str, Any]:
+    """Play the recording through the node, over DDS; the summary of that."""
+    arguments = ["--bag", str(path), "--model", settings.model, "--out", str(out)]
+    parameters = {
+        "device": settings.device,
+        "precision": settings.precision,
+        "keyframe.period": f"{settings.period:f}",
+        "output_scale": f"{settings.output_scale:f}",
+        "max_pixels": str(settings.max_pixels),
+    }
+    for name, value in parameters.items():
+        arguments += ["-p", f"{name}:={value}"]
+    if settings.fov_deg is not None:
+        arguments += ["--fov", str(settings.fov_deg)]
+    if settings.seconds is not None:
+        arguments += ["--seconds", str(settings.seconds)]
+    demo(arguments)
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -177,7 +226,30 @@ def _described(bag: Bag, path: Path, size: tuple[int, int]) -> dict[str, Any]:
         "width": size[1],
         "height": size[0],
         "topics": {kind: topic for kind, topic in kinds.items() if topic},
+        "depth_registered_here": bag.registration is not None,
+        "truncated": bag.truncated,
     }
+
+
+def _registration_notes(bag: Bag) -> list[str]:
+    if bag.registration_problem:
+        return [bag.registration_problem]
+    if bag.registration is None:
+        return []
+    return [
+        f"{bag.depth_topic} is another camera's: its readings were put where the colour camera would have seen them, "
+        "by camera_info and /tf_static"
+    ]
+
+
+def _note_strange(found: dict[str, Any], labels: set[int]) -> None:
+    if labels:
+        text = (
+            f"labels {sorted(labels)} are no classes of the model: frames that have them are not judged for "
+            "segmentation; name what they mean with --label-map"
+        )
+        if text not in found["notes"]:
+            found["notes"].append(text)
 
 
 def _every_frame(
@@ -186,10 +258,11 @@ def _every_frame(
     predictions = None
     if settings.predictions:
         table = class_colours(engine.palette, len(engine.classes))
-        predictions = Predictions(out / "predictions", bag, table)
+        predictions = Predictions(out / "predictions", bag, table, settings.seconds)
     try:
         add = predictions.add if predictions else None
-        every = EveryFramePass(engine, settings.intervals, truth, bag.color_count, add).run(bag, settings.seconds)
+        run = EveryFramePass(engine, settings.intervals, truth, bag.color_count, add)
+        every = run.run(bag, settings.seconds)
     finally:
         if predictions:
             predictions.close()
@@ -198,20 +271,11 @@ def _every_frame(
         "without_partner": {kind: count for kind, count in bag.unpaired.items() if kind in found["bag"]["topics"]},
         "truncated": bag.truncated,
     }
-    found["bag"]["depth_registered_here"] = bag.registration is not None
-    found["notes"] = [predictions.problem] if predictions and predictions.problem else []
-    if bag.registration_problem:
-        found["notes"].append(bag.registration_problem)
-    if bag.registration is not None:
-        found["notes"].append(
-            f"{bag.depth_topic} is another camera's: its readings were put where the colour camera would have seen "
-            "them, by camera_info and /tf_static"
-        )
-    if every.strange_labels:
-        found["notes"].append(
-            f"labels {sorted(every.strange_labels)} are no classes of the model: frames that have them are not judged "
-            "for segmentation; name what they mean with --label-map"
-        )
+    if predictions and predictions.problem:
+        found["notes"].append(predictions.problem)
+    if every.ended_early:
+        found["notes"].append(f"The replay ended before the recording does: {every.ended_early}")
+    _note_strange(found, every.strange_labels)
     return every
 
 
@@ -232,12 +296,11 @@ def _every_frame_values(every: EveryFrame, flops: Flops) -> dict[str, Any]:
 
 
 def _write(out: Path, found: dict[str, Any], every: EveryFrame | None, classes: tuple[str, ...], table: Any) -> None:
-    from mila_ros.evaluation.replay_report import render
-
-    (out / "report.html").write_text(render(found, every, classes, table), encoding="utf-8")
+    """metrics.json first: a page that cannot be drawn must not lose the numbers."""
     partial = out / "metrics.json.partial"
     partial.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(out / "metrics.json")  # last: where it is, the evaluation is complete
+    partial.replace(out / "metrics.json")
+    (out / "report.html").write_text(render(found, every, classes, table), encoding="utf-8")
 
 
 def read_sums(path: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -20,6 +20,10 @@ MAIN = (
 _COLOURS = (ACCENT, SECOND, "#b07aa1", "#e98a4c")
 
 
+def _colour(index: int) -> str:
+    return _COLOURS[index % len(_COLOURS)]
+
+
 def _value(metrics: Mapping[str, Any], task: str, name: str, factor: float) -> float:
     value = metrics.get(task, {}).get(name)
     return float("nan") if value is None else value * factor
@@ -35,10 +39,10 @@ def by_distance(methods: Mapping[str, Mapping[str, Any]]) -> str | None:
     fig, panels = new_figure(11.6, 2.9, len(main))
     for axes, (task, metric, title, factor) in zip(panels, main, strict=True):
         axes.axhline(_value(judged, task, metric, factor), color=WARM, linewidth=1.4, label="slow on every frame")
-        for (name, distances), colour in zip(shown.items(), _COLOURS, strict=False):
+        for index, (name, distances) in enumerate(shown.items()):
             ages = sorted(int(age) for age in distances)
             values = [_value(distances[str(age)], task, metric, factor) for age in ages]
-            axes.plot(ages, values, color=colour, marker="o", markersize=3.5, label=name)
+            axes.plot(ages, values, color=_colour(index), marker="o", markersize=3.5, label=name)
         axes.set(title=title, xlabel="frames since the keyframe")
     handles, labels = panels[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=6)
@@ -57,7 +61,7 @@ def over_time(methods: Mapping[str, Mapping[str, Any]], first_ns: int) -> str | 
             series = method["over_time"]
             times = [(stamp - first_ns) * 1e-9 for stamp in series["stamp_ns"]]
             values = [np.nan if v is None else v * factor for v in series[f"{task}.{metric}"]]
-            axes.plot(times, values, color=WARM if name == "slow" else _COLOURS[index - 1], linewidth=1.2, label=name)
+            axes.plot(times, values, color=WARM if name == "slow" else _colour(index - 1), linewidth=1.2, label=name)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(title)
         axes.margins(x=0.01)
@@ -80,7 +84,7 @@ def by_depth_range(methods: Mapping[str, Mapping[str, Any]]) -> str | None:
     for index, (name, values) in enumerate(shown.items()):
         at = np.arange(len(ranges)) + (index - (len(shown) - 1) / 2) * width
         heights = [100 * values[part]["abs_rel"] for part in ranges]
-        axes.bar(at, heights, width * 0.92, color=WARM if name == "slow" else _COLOURS[index - 1], label=name)
+        axes.bar(at, heights, width * 0.92, color=WARM if name == "slow" else _colour(index - 1), label=name)
     first = next(iter(shown.values()))
     axes.set_xticks(range(len(ranges)), [f"{part}\n{100 * first[part]['share']:.0f} % of pixels" for part in ranges])
     axes.set(title="Depth error by distance", ylabel="mean relative error, %")
@@ -89,8 +93,10 @@ def by_depth_range(methods: Mapping[str, Mapping[str, Any]]) -> str | None:
     return as_svg(fig, "ranges")
 
 
-def where_time_went(milliseconds: Mapping[str, float]) -> str:
-    """Mean time of one run of each stage."""
+def stage_times(milliseconds: Mapping[str, float]) -> str | None:
+    """Mean time of one run of each stage; None where nothing ran."""
+    if not milliseconds:
+        return None
     fig, panels = new_figure(5.6, 2.9)
     axes: Axes = panels[0]
     names = [name for name in STAGE_COLOURS if name in milliseconds][::-1]

@@ -38,6 +38,7 @@ def render(found: Mapping[str, Any], every: EveryFrame | None, classes: Sequence
             classes=class_rows(methods, classes),
             plots={name: svg and Markup(svg) for name, svg in _plots(found, methods, runs).items()},
             tables=_tables(found),
+            live=found.get("live"),
             notes=_notes(found),
         )
     )
@@ -85,6 +86,7 @@ def rows(methods: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name, method in methods.items():
             value = method["metrics"].get(task, {}).get(key)
             if value is None:
+                cells.append(None)
                 continue
             interval = method["intervals"].get(task, {}).get(key)
             base = methods.get("slow", {}).get("metrics", {}).get(task, {}).get(key)
@@ -95,7 +97,7 @@ def rows(methods: Mapping[str, Any]) -> list[dict[str, Any]]:
                     "change": None if name == "slow" or not base else f"{100 * (value / base - 1):+.1f} %",
                 }
             )
-        if cells:
+        if any(cells):
             better_text = "higher is better" if better == "up" else "lower is better"
             found.append({"task": TASKS[task], "text": text, "cells": cells, "better": better_text})
     return found
@@ -168,7 +170,7 @@ def _plots(found: Mapping[str, Any], methods: Mapping[str, Any], runs: Mapping[s
             drawn["distance"] = replay_plots.by_distance(methods)
             drawn["time"] = replay_plots.over_time(methods, stamps[0])
             drawn["ranges"] = replay_plots.by_depth_range(methods)
-            drawn["stages"] = replay_plots.where_time_went(found["every_frame"]["milliseconds"])
+            drawn["stages"] = replay_plots.stage_times(found["every_frame"]["milliseconds"])
         if runs:
             drawn["ages"] = replay_plots.answer_ages(runs)
     return drawn
@@ -181,7 +183,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "recording": f"{bag['name']}, SHA-256 {key['bag'][:12]}",
         "pictures": f"{bag['width']}x{bag['height']}",
         **bag["topics"],
-        "device": f"{settings['device']}, {settings['precision']}",
+        "device": f"{found['device']}, {found['precision']}",
         "keyframes": f"each {', '.join(map(str, settings['intervals']))} frames; in real time each "
         f"{settings['period']:g} s",
     }
@@ -205,7 +207,7 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
         if judged:
             counts = ", ".join(f"{TASKS[task].lower()} {count}" for task, count in judged.items())
             notes.append(f"Frames judged: {counts}. Answers and ground truth are compared at the size of the answers.")
-        else:
+        elif not {"depth", "labels", "normals"} & bag["topics"].keys():
             notes.append("The recording has no ground truth: only agreement, consistency and time are reported.")
         if "normals" in judged and "normals" not in bag["topics"]:
             notes.append("Normals are judged against planes fitted to depth (21 pixels), which are noisy themselves.")

@@ -78,5 +78,9 @@ def compare(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             cells.append(f"{text + (' *' if differs else '  '):>26}")
         lines.append(f"{f'{task} {key}, {unit}':<34}" + "".join(cells))
     lines.append("")
-    lines.append("* its 95 % interval does not touch that of A" if told else "no difference exceeds the 95 % intervals")
+    known = all(method["intervals"] for _, method in columns)
+    if told:
+        lines.append("* its 95 % interval does not touch that of A")
+    else:
+        lines.append("no difference exceeds the 95 % intervals" if known else "there are too few frames for intervals")
     return "\n".join(lines)

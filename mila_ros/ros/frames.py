@@ -147,7 +147,6 @@ class Frames:
         if not tasks:  # the last subscriber left while the frame waited
             meter.count(camera, "idle")
             return
-        tasks = tuple(task for task in tasks if task not in self.skipped) or tasks
         size = (int(rgb.shape[0]), int(rgb.shape[1]))
         noted.size = size
         calibration = self._calibrate(camera, size)
@@ -163,6 +162,8 @@ class Frames:
             if noted.problem is not None:
                 self._say(camera, noted.problem)
 
+        # After the calibration, whose lack may have left out the others.
+        tasks = tuple(task for task in tasks if task not in self.skipped) or tasks
         header = frame.message.header
         stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
         answer, broken = self._pipeline.answer(

@@ -53,6 +53,7 @@ from mila_ros.runtime.pipeline import KeyframeState, Pipeline
 
 REPORT_PERIOD = 1.0  # seconds of the steady clock
 LONGEST_END = 10.0  # seconds from a signal to the end of the process
+_USABLE = 0.8  # share of keyframe.max_age to which the period may be stretched: making the next one takes time
 # Warm-up picture: the usual camera.
 _USUAL_SIZE = (480, 640)
 
@@ -291,7 +292,8 @@ class Perception(LifecycleNode):
         settings = self.settings
         limits = Limits(
             period=settings.keyframe_period,
-            longest_period=settings.keyframe_longest_period,
+            # An older keyframe would not be used: the frames until the next one were poorer, and nothing saved.
+            longest_period=min(settings.keyframe_longest_period, _USABLE * settings.keyframe_max_age),
             deadline_ms=settings.deadline,
             device_share=settings.device_share,
             skip_order=settings.skip_order,

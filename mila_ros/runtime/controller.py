@@ -3,10 +3,11 @@
 Pure Python: what was measured and the time are passed in, so every rule is tested as a simulation. It looks at windows
 of about a second. Three things lengthen the period, the longest wins:
 
-- the share of the device: what frames leave of it, divided by the price of a keyframe;
+- a share of the device that was asked for: what frames leave of it, divided by the price of a keyframe. It is
+  approached by halves, since keyframes lengthen the very frames that leave them room;
 - the slow network itself, which cannot make keyframes faster than it runs;
-- late frames: each window with too many of them stretches the period by half again. The stretch is given back step by
-  step after a while without lateness, and a level that failed is tried again later and later, so it settles.
+- late frames: when too many of the last few hundred were, the period is stretched by half again. The stretch is given
+  back step by step after a while without that, and a level that failed is tried again later and later, so it settles.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import math
 from dataclasses import dataclass
 
 LATE_SHARE = 0.05
-"""Of the frames of a window that may be late before something is done."""
+"""Of the frames that may be late before something is done."""
+_ENOUGH = 200
+"""Frames to judge that by: in one second of a slow camera a single one would be too many."""
+_AT_ONCE = 0.25
+"""Late share of one window that does not need more of them."""
 ROOMY = 0.8
-"""Share of deadline and device below which something may be given back."""
+"""Share of deadline and device below which a task may be given back."""
 _STRETCH = 1.5
 _FIRST_HOLD, _LONGEST_HOLD = 5.0, 160.0
 """Seconds without trouble before something is given back; doubles each time that was too early."""
@@ -35,7 +40,7 @@ class Limits:
         period: seconds between keyframes of a camera that are wanted, and never undercut.
         longest_period: to which it may be stretched; not above `period`: it is left alone.
         deadline_ms: from a frame's arrival to its last output.
-        device_share: of the device's time that may be used, 0..1.
+        device_share: of the device's time that may be used, 0..1; 1: no limit.
         skip_order: tasks that may be left out, the first one first.
     """
 
@@ -135,16 +140,20 @@ class BudgetController:
         self._stretching, self._skipping = _GivingBack(), _GivingBack()
         self._period: float | None = None
         self._limits: Limits | None = None
+        self._by_share: float | None = None  # the period that the device's share allows, approached by halves
+        self._frames = self._late = 0  # since lateness was judged
 
     def update(self, measured: Measured, limits: Limits, now: float) -> Decision:
         """Decide after a window. now: seconds of a steady clock."""
         if limits != self._limits:  # what was worked out for others says nothing
-            self._period, self._limits = None, limits
+            self._period = self._by_share = None
+            self._limits = limits
+        self._skipped = [task for task in self._skipped if task in limits.skip_order]
         if not measured.frames:
-            return self._decide(limits, math.nan, [])
+            return self._decide(limits, math.nan, [], measured)
         share = (measured.frame_busy + measured.keyframe_busy) / measured.seconds
         self._learn(measured)
-        late = measured.late > LATE_SHARE * measured.frames
+        late = self._too_late(measured)
         self._stretched(late, measured, limits, now)
         room = limits.device_share - measured.frame_busy / measured.seconds
         wishes = self._wishes(room, measured, limits)
@@ -154,7 +163,17 @@ class BudgetController:
         if self._period is None or abs(period / max(self._period, 1e-9) - 1) > _DEADBAND or period == limits.period:
             self._period = period
         self._leave_out(late, wanted, room, measured, limits, now)
-        return self._decide(limits, share, reasons)
+        return self._decide(limits, share, reasons, measured)
+
+    def _too_late(self, measured: Measured) -> bool | None:
+        """None: there were too few frames yet to tell."""
+        self._frames, self._late = self._frames + measured.frames, self._late + measured.late
+        much = measured.late > max(3, _AT_ONCE * measured.frames)
+        if self._frames < _ENOUGH and not much:
+            return None
+        found = much or self._late > LATE_SHARE * self._frames
+        self._frames = self._late = 0
+        return found
 
     def _learn(self, measured: Measured) -> None:
         """The price of a keyframe, and what leaving a task out has saved."""
@@ -167,12 +186,12 @@ class BudgetController:
             self._saved[task] = max(0.0, before - measured.frame_busy / measured.frames)
             self._before_skip = None
 
-    def _stretched(self, late: bool, measured: Measured, limits: Limits, now: float) -> None:
+    def _stretched(self, late: bool | None, measured: Measured, limits: Limits, now: float) -> None:
         longest = max(1.0, limits.longest_period / max(limits.period, 1e-3))
         if late:
             self._stretching.trouble(now)
             self._stretch = min(longest, self._stretch * _STRETCH)
-        elif self._stretch > 1 and measured.p95_ms < ROOMY * limits.deadline_ms and self._stretching.may(now):
+        elif late is False and self._stretch > 1 and self._stretching.may(now):
             self._stretch = max(1.0, self._stretch / _STRETCH)
             self._stretching.given(now)
         self._stretch = min(self._stretch, longest)
@@ -181,24 +200,29 @@ class BudgetController:
         """Periods that the rules ask for, and why."""
         cameras = max(1, measured.cameras)
         wishes = [(limits.period, "as wanted")]
-        if self._price is not None:
-            period = cameras * self._price / room if room > 0 else math.inf
+        if self._price is not None and limits.device_share < 1:
+            allowed = cameras * self._price / room if room > 0 else math.inf
+            allowed = min(max(allowed, limits.period, 1e-3), max(limits.longest_period, limits.period, 1e-3))
+            before = self._by_share if self._by_share is not None else max(limits.period, 1e-3)
+            self._by_share = 2 / (1 / allowed + 1 / before)
             used = 100 * (1 - room / limits.device_share)
-            wishes.append((period, f"frames take {used:.0f} % of the device's share"))
-            if limits.period > 0:  # 0 means: as many as there can be
-                wishes.append((cameras * self._slow_ms * 1e-3, f"the slow network takes {self._slow_ms:.0f} ms"))
+            wishes.append((self._by_share, f"frames take {used:.0f} % of the device's share"))
+        if self._price is not None and limits.period > 0:  # 0 means: as many as there can be
+            wishes.append((cameras * self._slow_ms * 1e-3, f"the slow network takes {self._slow_ms:.0f} ms"))
         if self._stretch > 1:
             text = f"frames were later than {limits.deadline_ms:.0f} ms"
             wishes.append((max(limits.period, 1e-3) * self._stretch, text))
         return wishes
 
     def _leave_out(
-        self, late: bool, wanted: float, room: float, measured: Measured, limits: Limits, now: float
+        self, late: bool | None, wanted: float, room: float, measured: Measured, limits: Limits, now: float
     ) -> None:
         """Take a task away where the longest period is not enough for two windows; give it back when there is room."""
-        self._skipped = [task for task in self._skipped if task in limits.skip_order]
-        at_end = wanted >= limits.longest_period
-        self._hopeless = self._hopeless + 1 if at_end and (late or room <= 0) else 0
+        at_end = wanted >= 0.98 * limits.longest_period  # approached by halves, it is never quite reached
+        if at_end and (late or room <= 0):
+            self._hopeless += 1
+        elif late is False or not at_end:
+            self._hopeless = 0
         kept = [task for task in limits.skip_order if task in measured.tasks and task not in self._skipped]
         # The last task that somebody wants is never taken away.
         others = [task for task in measured.tasks if task not in self._skipped]
@@ -207,7 +231,7 @@ class BudgetController:
             self._skipped.append(kept[0])
             self._before_skip = (kept[0], measured.frame_busy / measured.frames)
             self._hopeless = 0
-        elif self._skipped and not late and room > 0:
+        elif self._skipped and late is False and room > 0:
             task = self._skipped[-1]
             more = self._saved.get(task, 0.0) * measured.frames / measured.seconds
             fits = limits.device_share - room + more < ROOMY * limits.device_share
@@ -216,11 +240,12 @@ class BudgetController:
                 self._skipped.pop()
                 self._skipping.given(now)
 
-    def _decide(self, limits: Limits, share: float, reasons: list[str]) -> Decision:
+    def _decide(self, limits: Limits, share: float, reasons: list[str], measured: Measured) -> Decision:
         period = limits.period if self._period is None else max(limits.period, self._period)
         said = [f"keyframes each {period:.2f} s instead of {limits.period:.2f}: {text}" for text in reasons]
         if period <= limits.period:
             said = []
-        if self._skipped:
-            said.append(f"left out: {', '.join(self._skipped)}, since the longest keyframe period was not enough")
-        return Decision(period, tuple(self._skipped), share, tuple(said))
+        skipped = tuple(task for task in self._skipped if task in measured.tasks)
+        if skipped:
+            said.append(f"left out: {', '.join(skipped)}, since the longest keyframe period was not enough")
+        return Decision(period, skipped, share, tuple(said))

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,11 @@ class Answer:
     normals: npt.NDArray[np.float32] | None  # (h, w, 3) unit vectors, optical frame, facing the camera
     size: tuple[int, int]
     milliseconds: dict[str, float]  # by stage
+
+    def by_task(self) -> dict[str, npt.NDArray[Any]]:
+        """The tasks that were answered."""
+        found = {"segmentation": self.segmentation, "depth": self.depth, "normals": self.normals}
+        return {task: values for task, values in found.items() if values is not None}
 
 
 class _Stopwatch:
@@ -177,6 +182,16 @@ class Engine:
         with torch.inference_mode():
             yield
 
+    @contextmanager
+    def all_threads(self) -> Iterator[None]:
+        """The CPU threads of both networks, for work that nothing runs beside."""
+        own = torch.get_num_threads()
+        torch.set_num_threads(self._threads + self._slow_threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(own)
+
     def weights(self, synchronous: bool) -> tuple[float, float, float]:
         """Which share of the device the fast path, the slow network and one more thread occupy while they run.
 
@@ -244,14 +259,8 @@ class Engine:
         """
         begin = time.perf_counter()
         self._await(picture)
-        own_threads = torch.get_num_threads()
-        if alone:
-            torch.set_num_threads(self._threads + self._slow_threads)
-        try:
+        with self.all_threads() if alone else nullcontext():
             memory = self.model.keyframe(picture.tensor, before)
-        finally:
-            if alone:
-                torch.set_num_threads(own_threads)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return memory, (time.perf_counter() - begin) * 1e3
@@ -303,6 +312,18 @@ class Engine:
         """Answer the keyframe itself, from the slow network's features. Arguments as for `answer`."""
         watch = _Stopwatch(self.device)
         return self._heads(memory.features, picture, tasks, focal, confidence, output_size, watch)
+
+    def answer_slow(self, picture: Picture, tasks: Sequence[str], focal: float) -> Answer:
+        """Answer by the slow network alone, with the threads of both; nothing is remembered. Arguments as for `answer`.
+
+        What MILA is compared with: a keyframe also costs what is needed to look it up.
+        """
+        self._await(picture)
+        with self.all_threads():
+            watch = _Stopwatch(self.device)
+            features = self.model.features(picture.tensor)
+            watch.lap("slow")
+            return self._heads(features, picture, tasks, focal, False, None, watch)
 
     def _heads(
         self,

@@ -108,6 +108,12 @@ class Bag:
         """Number of colour frames."""
         return self.topics[self.color_topic].messages
 
+    @property
+    def truth_count(self) -> int:
+        """Number of pictures of the kind of ground truth that there is most of."""
+        topics = (self.depth_topic, self.labels_topic, self.normals_topic)
+        return max(self.topics[topic].messages if topic else 0 for topic in topics)
+
     def messages(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
         """Serialised messages by log time, of all topics or of these. BagTruncated after the last one, if it
         is cut off.
@@ -328,7 +334,8 @@ class Bag:
         if self._fov_deg is not None:
             return fov_intrinsics(self._fov_deg, width, height)
         raise CameraInfoError(
-            f"{self.path}: {self.camera_info_problem}; depth in metres needs the focal length: state the field of view"
+            f"{self.path}: {self.camera_info_problem}; depth in metres needs the focal length: "
+            "state the horizontal field of view (--fov DEGREES)"
         )
 
 

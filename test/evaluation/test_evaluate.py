@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 from mila_ros.errors import UserError
+from mila_ros.evaluation import replay
 from mila_ros.evaluation.evaluate import folders, main, recordings
 from mila_ros.evaluation.ground_truth import GroundTruth, read_label_map
+from mila_ros.evaluation.real_time import RealTimeRun
 from mila_ros.evaluation.replay import read_sums
 from mila_ros.evaluation.side_by_side import main as report
 from mila_ros.models.checkpoint import save_model
 from mila_ros.worlds.bags import Bag
 from mila_ros.worlds.frames import Frame, Intrinsics
 
-from .small_bag import tiny_model, write_bag
+from .small_bag import OneThread, tiny_model, write_bag
 
 FRAMES = 12
 
@@ -37,7 +39,7 @@ def place(tmp_path_factory) -> Path:
 
 def evaluate(place: Path, out: Path, *arguments: str) -> int:
     model = ["--model", str(place / "model.safetensors"), "--out", str(out), "--device", "cpu", "--precision", "fp32"]
-    return main([*arguments, *model])
+    return main([arguments[0], *model, *arguments[1:]])
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +115,8 @@ def test_without_ground_truth_the_report_says_so(place, tmp_path) -> None:
         (("nowhere/**",), "no recording matches"),
         (("BAG", "--intervals", "0"), "counted from 1"),
         (("BAG", "--output-scale", "2"), "at most 1"),
+        (("BAG", "--seconds", "inf"), "a number above 0"),
+        (("BAG", "--max-pixels", "100"), "at least 1024"),
         (("BAG", "--jobs", "2"), "disturb one another"),
         (("BAG", "--label-map", "nowhere.yaml"), "nowhere.yaml"),
     ],
@@ -127,11 +131,62 @@ def test_a_topic_that_is_not_there_names_those_that_are(place, tmp_path) -> None
         evaluate(place, tmp_path, str(place / "bags/a"), "--depth-topic", "/none")
 
 
+def test_what_is_there_stays_when_nothing_new_can_be_made(place, out) -> None:
+    before = (out / "a/metrics.json").read_bytes()
+    for wrong in (("--depth-topic", "/none"), ("--device", "tpu"), ("--precision", "fp16")):
+        with pytest.raises(UserError):
+            evaluate(place, out, str(place / "bags/a"), *wrong)
+    assert (out / "a/metrics.json").read_bytes() == before
+
+
+def test_more_methods_than_colours_and_an_error_of_the_machine(place, tmp_path, monkeypatch) -> None:
+    intervals = [str(k) for k in range(2, 9)]
+    arguments = ("--ways", "every-frame", "--intervals", *intervals)
+    assert evaluate(place, tmp_path, str(place / "bags/a"), *arguments) == 0
+    assert "mila/8" in (tmp_path / "a/report.html").read_text()
+
+    def full(*_arguments, **_named) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        evaluate(place, tmp_path, str(place / "bags/b"), "--ways", "every-frame")
+
+
+def test_an_interrupt_in_real_time_keeps_what_was_found(place, tmp_path, monkeypatch) -> None:
+    class Interrupted(RealTimeRun):
+        def _drain(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(replay, "RealTimeRun", Interrupted)
+    monkeypatch.setattr(replay, "Engine", OneThread)
+    assert evaluate(place, tmp_path, str(place / "bags/a")) == 130
+    found = json.loads((tmp_path / "a/metrics.json").read_text())
+    assert found["interrupted"] and found["every_frame"]["frames"] == FRAMES
+    run = found["real_time"]["methods"]["slow"]
+    assert run["frames"]["arrived"] == FRAMES and run["frames"]["judged"] > 0
+    assert "mila" not in found["real_time"]["methods"]
+    assert "was interrupted" in (tmp_path / "a/report.html").read_text()
+
+
+def test_live_goes_through_the_node(place, tmp_path) -> None:
+    pytest.importorskip("rclpy")
+    assert evaluate(place, tmp_path, str(place / "bags/a"), "--ways", "live") == 0
+    found = json.loads((tmp_path / "a/metrics.json").read_text())
+    assert found["live"]["frames"]["published"] == FRAMES and "every_frame" not in found
+    page = (tmp_path / "a/report.html").read_text()
+    assert 'href="live/report.html"' in page and (tmp_path / "a/live/report.html").is_file()
+    with pytest.raises(UserError, match="finds its topics by itself"):
+        evaluate(place, tmp_path, str(place / "bags/a"), "--ways", "live", "--depth-topic", "/none")
+
+
 def test_recordings_are_found_once_and_named_apart(place, tmp_path) -> None:
     bags = place / "bags"
-    assert recordings([str(bags / "**"), str(bags / "a")]) == [bags / "a", bags / "b"]
-    named = folders([Path("x/run"), Path("y/run"), Path("z/other.mcap")], Path("out"))
-    assert [str(out) for _, out in named.values()] == ["out/x_run", "out/y_run", "out/other"]
+    assert recordings([str(bags / "**"), str(bags / "a")], place / "out") == [bags / "a", bags / "b"]
+    with pytest.raises(UserError, match="no recording matches"):
+        recordings([str(bags / "**")], place)  # that is where results are: their recordings are not evaluated
+    named = folders([Path("x/run"), Path("y/run"), Path("z/other.mcap"), Path(".")], Path("out"))
+    assert [str(out) for _, out in named.values()] == ["out/x_run", "out/y_run", "out/other", f"out/{Path.cwd().name}"]
 
 
 def test_label_maps(tmp_path) -> None:

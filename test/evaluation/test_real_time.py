@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mila_ros.errors import UserError
 from mila_ros.evaluation.ground_truth import GroundTruth
 from mila_ros.evaluation.real_time import RealTime, RealTimeRun
 from mila_ros.runtime.engine import Answer, Engine
@@ -23,15 +24,15 @@ def bag_path(tmp_path_factory):
     return write_bag(tmp_path_factory.mktemp("bag") / "bag", FRAMES)
 
 
-def play(path, engine: Engine, mode: str = "synchronous", seconds: float | None = None) -> RealTime:
+def play(path, engine: Engine, period: float | None = None, seconds: float | None = None) -> RealTime:
     truth = GroundTruth(engine.tasks, engine.classes)
-    return RealTimeRun(engine, mode, 0.1, truth, seconds).play(lambda: Bag(path), "test")
+    return RealTimeRun(engine, period, truth, seconds).play(lambda: Bag(path), "test")
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
-def test_every_frame_is_accounted_for_and_answers_are_of_earlier_frames(bag_path, mode: str) -> None:
+@pytest.mark.parametrize("period", [None, 0.1])
+def test_every_frame_is_accounted_for_and_answers_are_of_earlier_frames(bag_path, period: float | None) -> None:
     begin = time.monotonic()
-    run = play(bag_path, tiny_engine(), mode)
+    run = play(bag_path, tiny_engine(), period)
     assert time.monotonic() - begin >= (FRAMES - 1) * PERIOD * 1e-9
     assert run.frames == FRAMES == run.answered + run.dropped and run.failed == 0
     assert run.judged + run.too_early == FRAMES and run.judged > 0
@@ -42,17 +43,27 @@ def test_every_frame_is_accounted_for_and_answers_are_of_earlier_frames(bag_path
 
 def test_a_slow_engine_drops_frames_and_its_answers_are_old(bag_path, monkeypatch) -> None:
     engine = tiny_engine()
-    answer_keyframe = engine.answer_keyframe
+    answer_slow = engine.answer_slow
 
     def slow(*arguments, **named) -> Answer:
         time.sleep(0.12)
-        return answer_keyframe(*arguments, **named)
+        return answer_slow(*arguments, **named)
 
-    monkeypatch.setattr(engine, "answer_keyframe", slow)
-    monkeypatch.setattr(engine, "answer", lambda p, m, *a, **k: slow(p, engine.keyframe(p)[0], *a, **k))
+    monkeypatch.setattr(engine, "answer_slow", slow)
     run = play(bag_path, engine)
     assert run.dropped > FRAMES / 2
     assert run.age_ms["p50"] is not None and run.age_ms["p50"] > 120
+
+
+def test_an_engine_that_breaks_is_not_called_slow(bag_path, monkeypatch) -> None:
+    engine = tiny_engine()
+
+    def broken(*_arguments, **_named) -> Answer:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine, "answer_slow", broken)
+    with pytest.raises(UserError, match="test ended by an error: RuntimeError: out of memory"):
+        play(bag_path, engine)
 
 
 def test_an_answer_is_judged_against_the_frame_that_arrives_not_its_own(tmp_path, monkeypatch) -> None:
@@ -65,9 +76,8 @@ def test_an_answer_is_judged_against_the_frame_that_arrives_not_its_own(tmp_path
         assert answer.depth is not None
         return replace(answer, depth=np.full_like(answer.depth, next(numbers)))
 
-    answer_keyframe, answer = engine.answer_keyframe, engine.answer
-    monkeypatch.setattr(engine, "answer_keyframe", lambda *a, **k: counted(answer_keyframe(*a, **k)))
-    monkeypatch.setattr(engine, "answer", lambda *a, **k: counted(answer(*a, **k)))
+    answer_slow = engine.answer_slow
+    monkeypatch.setattr(engine, "answer_slow", lambda *a, **k: counted(answer_slow(*a, **k)))
     truth = GroundTruth(engine.tasks, engine.classes)
     of = truth.of
 
@@ -77,7 +87,7 @@ def test_an_answer_is_judged_against_the_frame_that_arrives_not_its_own(tmp_path
         return found | {"depth": np.full_like(found["depth"], number)}
 
     monkeypatch.setattr(truth, "of", numbered)
-    run = RealTimeRun(engine, "synchronous", 0.1, truth).play(lambda: Bag(path), "test")
+    run = RealTimeRun(engine, None, truth).play(lambda: Bag(path), "test")
     if run.dropped:
         pytest.skip("this machine was too busy to answer every frame")
     assert run.result["metrics"]["depth"]["rmse"] >= 1

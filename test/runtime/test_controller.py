@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from mila_ros.runtime.controller import BudgetController, Decision, Limits, Measured
@@ -145,6 +146,55 @@ def test_late_frames_stretch_the_period_and_it_does_not_swing() -> None:
     tail = run.periods[-120:]
     assert sum(a != b for a, b in zip(tail, tail[1:], strict=False)) <= 6
     assert max(run.periods) <= 3.0
+
+
+@pytest.mark.parametrize("hz", [5, 10, 30])
+@pytest.mark.parametrize("late_share, stretched", [(0.01, False), (0.03, False), (0.15, True)])
+def test_few_late_frames_are_nothing_at_any_rate(hz: int, late_share: float, stretched: bool) -> None:
+    random = np.random.default_rng(0)
+    controller, periods = BudgetController(), []
+    for second in range(1800):
+        late = int(random.binomial(hz, late_share))
+        measured = Measured(1.0, 1, hz, late, 0.3, 3, 0.1, 33.0, 87.0, TASKS)
+        periods.append(controller.update(measured, limits(deadline_ms=100.0), float(second)).period)
+    mean = float(np.mean(periods[-900:]))
+    assert mean > 1.0 if stretched else mean < 0.45, mean
+
+
+def test_a_tenth_of_late_frames_is_enough_to_leave_a_task_out() -> None:
+    controller, decision = BudgetController(), None
+    for second in range(300):
+        measured = Measured(1.0, 1, 30, 3, 0.3, 3, 0.1, 33.0, 87.0, TASKS)
+        decision = controller.update(measured, limits(deadline_ms=100.0, skip_order=("normals",)), float(second))
+    assert decision is not None and decision.skipped == ("normals",)
+
+
+@pytest.mark.parametrize("share", [0.8, 0.9])
+def test_keyframes_that_slow_frames_down_do_not_make_the_share_swing(share: float) -> None:
+    run = Run(Device(disturbance=3.0), limits(deadline_ms=1000.0, longest_period=2.0, device_share=share)).seconds(120)
+    assert run.settled(), run.periods[-20:]
+
+
+def test_odd_ratios_of_periods_still_reach_the_end() -> None:
+    for period, longest in ((0.167, 0.5), (0.166, 1.5), (0.116, 2.0), (0.7, 1.5)):
+        allowed = limits(period=period, longest_period=longest, deadline_ms=10.0, skip_order=("normals",))
+        run = Run(Device(speed=0.5), allowed).seconds(60)
+        assert run.decision.skipped == ("normals",), (period, longest)
+
+
+def test_every_frame_a_keyframe_is_left_alone() -> None:
+    run = Run(Device(), limits(period=0.0, longest_period=2.0)).seconds(30)
+    assert set(run.periods) == {0.0} and not run.decision.degraded
+
+
+def test_what_nobody_wants_is_not_left_out_and_a_new_order_counts_at_once() -> None:
+    allowed = limits(deadline_ms=50.0, skip_order=("normals", "segmentation"))
+    run = Run(Device(speed=0.5), allowed).seconds(60)
+    assert "normals" in run.decision.skipped
+    nothing = Measured(1.0, 0, 0, 0, 0.0, 0, 0.0, math.nan, math.nan, ("depth",))
+    assert run.controller.update(nothing, allowed, run.now).skipped == ()
+    nothing = Measured(1.0, 0, 0, 0, 0.0, 0, 0.0, math.nan, math.nan, TASKS)
+    assert run.controller.update(nothing, limits(deadline_ms=50.0), run.now).skipped == ()
 
 
 def test_a_throttled_device_loses_tasks_in_the_order_asked_for_and_gets_them_back() -> None:

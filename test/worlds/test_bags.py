@@ -302,7 +302,7 @@ def test_named_topics(tmp_path):
 
 def test_unknown_focal_length(tmp_path):
     path = write(tmp_path / "bag", info=False)
-    with Bag(path) as bag, pytest.raises(CameraInfoError, match="no camera_info.*state the field of view"):
+    with Bag(path) as bag, pytest.raises(CameraInfoError, match="no camera_info.*state the horizontal field of view"):
         list(bag.frames())
     with Bag(path, fov_deg=90) as bag:
         camera = next(bag.frames()).intrinsics
