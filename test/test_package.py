@@ -54,7 +54,8 @@ def test_pip_and_lock_want_the_same():
 
     project = pyproject()["project"]
     lines = [line for line in (ROOT / "requirements.in").read_text().splitlines() if line[:1].isalpha()]
-    assert names(lines) == names(project["dependencies"]) | names(project["optional-dependencies"]["dev"])
+    extras = project["optional-dependencies"]
+    assert names(lines) == names(project["dependencies"]) | names(extras["dev"]) | names(extras["export"])
 
 
 def pyproject() -> dict:
@@ -81,7 +82,9 @@ PIP_NAMES = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow",
 
 def test_every_import_is_declared():
     declared = {node.text for node in manifest() if node.tag.endswith("depend")}
-    pip = {re.split(r"[=<>\[ ]", line)[0].replace("-", "_") for line in pyproject()["project"]["dependencies"]}
+    project = pyproject()["project"]
+    lines = project["dependencies"] + project["optional-dependencies"]["export"]
+    pip = {re.split(r"[=<>\[ ]", line)[0].replace("-", "_") for line in lines}
     missing = set()
     for module in imported_modules():
         ros = ROS_NAMES.get(module, module) in declared
