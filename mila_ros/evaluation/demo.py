@@ -16,6 +16,7 @@ from mila_ros.evaluation import machine, report, summary
 from mila_ros.evaluation.inputs import DEFAULT_FOV, DemoInput, bag_input, camera_input, default_clip, video_input
 from mila_ros.evaluation.judging import Judged, judge_run
 from mila_ros.evaluation.processes import orderly_end
+from mila_ros.evaluation.results import prepare
 from mila_ros.evaluation.session import CAMERA, NODE, Session, run_session
 from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_budgets
 from mila_ros.models.checkpoint import read_header, resolve
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--seconds {options.seconds:g}: between 0 and 3600")
     seconds = options.seconds or (CAMERA_SECONDS if given.kind == "camera" else None)
     out = options.out
-    _prepare(out)
+    prepare(out, _OURS)
     with orderly_end():
         session = run_session(
             given,
@@ -95,20 +96,6 @@ def _given(options: argparse.Namespace) -> DemoInput:
     if options.camera is not None:
         return camera_input(options.camera, options.seconds or CAMERA_SECONDS, options.fov)
     return bag_input(options.bag if options.bag is not None else default_clip(), options.fov)
-
-
-def _prepare(out: Path) -> None:
-    """Make the folder, without what a former run has left in it."""
-    try:
-        for name in _OURS:
-            path = out / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be used for the results: {error.strerror}") from error
 
 
 def _every(given: DemoInput, seconds: float | None) -> int:

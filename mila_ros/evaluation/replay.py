@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from mila_ros.evaluation.pictures import class_colours
 from mila_ros.evaluation.predictions import Predictions
 from mila_ros.evaluation.real_time import RealTimeRun
 from mila_ros.evaluation.replay_report import render
+from mila_ros.evaluation.results import prepare
 from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.flops import Flops
 from mila_ros.runtime.engine import Engine
@@ -118,7 +118,7 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
             "notes": _registration_notes(bag),
             "interrupted": True,
         }
-    _prepare(out)
+    prepare(out, OURS)
     table = class_colours(config.palette, len(config.classes))
     every: EveryFrame | None = None
     if "every-frame" in settings.ways:
@@ -200,20 +200,6 @@ def checksum(path: Path) -> str:
             while block := opened.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _prepare(out: Path) -> None:
-    """Make the folder, without what a former evaluation has left in it."""
-    try:
-        for name in OURS:
-            old = out / name
-            if old.is_dir() and not old.is_symlink():
-                shutil.rmtree(old)
-            else:
-                old.unlink(missing_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be used for the results: {error.strerror}") from error
 
 
 def _described(bag: Bag, path: Path, size: tuple[int, int]) -> dict[str, Any]:
