@@ -11,6 +11,7 @@ import pytest
 from mila_ros.errors import UserError
 from mila_ros.evaluation import demo
 from mila_ros.evaluation.inputs import bag_input, camera_input, video_input
+from mila_ros.evaluation.results import prepare
 from mila_ros.worlds.bag_writer import BagWriter
 from mila_ros.worlds.frames import Intrinsics
 
@@ -129,5 +130,5 @@ def test_only_our_own_results_are_removed(tmp_path):
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "x").write_text("")
     (tmp_path / "mine.txt").write_text("keep")
-    demo._prepare(tmp_path)
+    prepare(tmp_path, demo._OURS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.txt"]
