@@ -3,7 +3,8 @@
     python -m benchmarks.rivals [--bag PATH] [--model NAME] [--rounds 5]
 
 Rivals have random weights: only time and arithmetic are compared. Each runs at the input size that it is published
-with, in the engine's precision, on all cores; answers of all are brought to the node's output size.
+with, in the engine's precision or in float32, whichever is faster for it, on all cores; answers of all are brought to
+the node's output size.
 
 - SegFormer-B0 (Xie et al., NeurIPS 2021), 512x512;
 - Depth Anything V2 small (Yang et al., NeurIPS 2024), 686x518 for a 4:3 picture;
@@ -93,11 +94,25 @@ class Rival:
     """
 
     def __init__(self, name: str, model: nn.Module, size: tuple[int, int], engine: Engine) -> None:
-        self.name, self.setting = name, f"{size[1]}x{size[0]}"
-        self._dtype = next(engine.model.parameters()).dtype
-        self._model = model.eval().to(device=engine.device, dtype=self._dtype)
+        self.name = name
+        self._model = model.eval().to(device=engine.device)
         self._size, self._engine = size, engine
+        self._dtype = self._faster(next(engine.model.parameters()).dtype)
+        self._model = self._model.to(dtype=self._dtype)
+        self.setting = f"{size[1]}x{size[0]}, {str(self._dtype).removeprefix('torch.')}"
         self.ms: list[float] = []
+
+    def _faster(self, other: torch.dtype) -> torch.dtype:
+        """float32 or the other precision: the second run of each decides."""
+        took: dict[torch.dtype, float] = {}
+        for dtype in (torch.float32, other):
+            self._model = self._model.to(dtype=dtype)
+            picture = torch.zeros(1, 3, *self._size, device=self._engine.device, dtype=dtype)
+            for _ in range(2):
+                begin = time.perf_counter()
+                self.raw(picture).float().cpu()
+                took[dtype] = time.perf_counter() - begin
+        return min(took, key=lambda dtype: took[dtype])
 
     def answer(self, rgb: npt.NDArray[np.uint8], output: tuple[int, int]) -> npt.NDArray[Any]:
         begin = time.perf_counter()
@@ -164,11 +179,12 @@ def measure(
     """Rows of all methods after so many rounds."""
     size = frames[0][0].shape[:2]
     output = engine.output_size(int(size[0]), int(size[1]))
-    singles = [
-        Rival("SegFormer-B0", segformer(len(engine.classes)), (512, 512), engine),
-        Rival("Depth Anything V2 small", depth_anything(1), (518, 686), engine),
-        Rival("normals network of that size", depth_anything(3), (518, 686), engine),
-    ]
+    with torch.inference_mode():
+        singles = [
+            Rival("SegFormer-B0", segformer(len(engine.classes)), (512, 512), engine),
+            Rival("Depth Anything V2 small", depth_anything(1), (518, 686), engine),
+            Rival("normals network of that size", depth_anything(3), (518, 686), engine),
+        ]
     flow = FlowFeatures(engine)
     slow = SlowEveryFrame(engine, engine.tasks)
     mila = MilaMethod(engine, engine.tasks, "synchronous", INTERVAL)
