@@ -114,6 +114,8 @@ class EveryFramePass:
         self._times: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         self._result = EveryFrame()
         self._worst: dict[int, Shown] = {}
+        self._evenly: dict[int, Shown] = {}
+        self._truth_seen = False
 
     def run(self, bag: Bag, seconds: float | None = None) -> EveryFrame:
         """All of the recording, or its first seconds. Ctrl-C ends it early, with a valid result of what was seen."""
@@ -155,6 +157,7 @@ class EveryFramePass:
             if name in self._agreement:
                 result.methods[name]["agreement"] = self._agreement[name].compute()["metrics"]
             result.sums[name] = tally.total.sums()
+        result.evenly = [self._evenly[part] for part in sorted(self._evenly)]
         for shown_frame in sorted(self._worst.values(), key=lambda each: -each.badness):
             apart = all(abs(shown_frame.stamp_ns - other.stamp_ns) >= _APART_NS for other in result.worst)
             if apart and len(result.worst) < SHOWN_WORST:
@@ -212,12 +215,17 @@ class EveryFramePass:
         self._choose(Shown(stamp_ns, number, frame.rgb, answers[first], arrays, distances.get(first, 0), badness))
 
     def _choose(self, shown: Shown) -> None:
-        """Keep it if it is one of those that are spread evenly, or one of the worst."""
-        result = self._result
-        if shown.number >= len(result.evenly) * self._expected / SHOWN_EVENLY and len(result.evenly) < SHOWN_EVENLY:
-            result.evenly.append(shown)
+        """Keep it if it is one of those that are spread evenly, or one of the worst; those with ground truth first."""
+        part = min(SHOWN_EVENLY - 1, int(shown.number * SHOWN_EVENLY / self._expected))
+        present = self._evenly.get(part)
+        if present is None or (shown.truth and not present.truth):
+            self._evenly[part] = shown
+        if shown.truth and not self._truth_seen:
+            self._truth_seen = True
+            self._worst.clear()  # what was unlike the slow network is no measure any more
         second = shown.stamp_ns // _APART_NS
-        if second not in self._worst or self._worst[second].badness < shown.badness:
+        worse = second not in self._worst or self._worst[second].badness < shown.badness
+        if worse and (shown.truth or not self._truth_seen):
             self._worst[second] = shown
         if len(self._worst) > 3 * SHOWN_WORST:
             del self._worst[min(self._worst, key=lambda key: self._worst[key].badness)]

@@ -22,7 +22,7 @@ PERIOD = 33_333_333
 COLOR, DEPTH, LABELS = "/cam/color/image_raw", "/cam/aligned_depth_to_color/image_raw", "/cam/labels/image_raw"
 
 
-def write_bag(path: Path, frames: int, truth: bool = True, labels: int = 3) -> Path:
+def write_bag(path: Path, frames: int, truth: bool = True, labels: int = 3, every: int = 1) -> Path:
     """A wall of noise that moves two pixels a frame, 2 m away; its left half is one class, its right half another."""
     noise = np.random.default_rng(0).integers(0, 255, (H, W + 2 * frames, 3), dtype=np.uint8)
     with BagWriter(path) as bag:
@@ -32,7 +32,7 @@ def write_bag(path: Path, frames: int, truth: bool = True, labels: int = 3) -> P
             info = bag.messages.camera_info(CAMERA, stamp, "optical")
             bag.write_message("/cam/color/camera_info", info, stamp)
             bag.write_message(COLOR, bag.messages.image(picture, "rgb8", stamp, "optical"), stamp)
-            if truth:
+            if truth and i % every == 0:
                 depth = np.full((H, W), 2000, np.uint16)
                 bag.write_message(DEPTH, bag.messages.image(depth, "16UC1", stamp, "optical"), stamp)
                 classes = np.full((H, W), 1, np.uint8)

@@ -83,6 +83,12 @@ def test_worst_frames_are_a_second_apart_and_evenly_shown_ones_spread(tmp_path) 
     assert [s.badness for s in result.worst] == sorted((s.badness for s in result.worst), reverse=True)
 
 
+def test_frames_with_ground_truth_are_shown_first(tmp_path) -> None:
+    result = run(write_bag(tmp_path / "bag", 70, every=10))
+    assert [shown.number for shown in result.evenly] == [0, 20, 30, 50, 60]
+    assert result.worst and all(shown.truth for shown in result.worst)
+
+
 def test_error_maps_by_hand() -> None:
     up, side = np.array([0, -1, 0], np.float32), np.array([1, 0, 0], np.float32)
     said = {
