@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mila render",
         description="Renders a furnished room, filmed by a moving camera, into a rosbag2 folder (MCAP): pictures, "
-        "camera_info, /tf, and as ground truth depth and labels (NYU-40 ids). The same command writes the same "
+        "camera_info, /tf, /odom, and as ground truth depth and labels (NYU-40 ids). The same command writes the same "
         "recording. The defaults make the clip that ships with the package.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -120,7 +120,9 @@ def main(argv: list[str]) -> int:
     form = Form(raw=args.raw, quality=args.quality, normals=args.normals)
     with BagWriter(args.out) as bag:
         frames = frames_of(world, clips, args.rate, 4 if device.type == "cpu" else 32)
+        before: Frame | None = None
         for number, frame in enumerate(tqdm(frames, total=args.frames, desc="render", unit="frame")):
             truth = args.truth_every > 0 and number % args.truth_every == 0
-            write_frame(bag, frame, form, truth)
+            write_frame(bag, frame, form, truth, before)
+            before = frame
     return 0

@@ -19,6 +19,7 @@ CAMERA_INFO = "/camera/color/camera_info"
 DEPTH = "/camera/aligned_depth_to_color/image_raw"
 LABELS = "/camera/labels/image"
 NORMALS = "/camera/normals/image"
+ODOMETRY = "/odom"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ class Form:
     normals: bool = False
 
 
-def write_frame(bag: BagWriter, frame: Frame, form: Form, truth: bool) -> None:
+def write_frame(bag: BagWriter, frame: Frame, form: Form, truth: bool, before: Frame | None = None) -> None:
     """Writes one frame at its stamp: the picture, its camera_info and the camera's pose, and the ground truth if asked.
+
+    The pose goes to /tf and, with the velocity since the frame before, to /odom.
 
     Raises:
         ValueError: a frame without a stamp.
@@ -55,6 +58,7 @@ def write_frame(bag: BagWriter, frame: Frame, form: Form, truth: bool) -> None:
     bag.write_message(CAMERA_INFO, messages.camera_info(frame.intrinsics, stamp, FRAME_ID), stamp)
     if frame.pose is not None:
         bag.write_message("/tf", _transform(bag, frame.pose, stamp), stamp)
+        bag.write_message(ODOMETRY, _odometry(bag, frame, before), stamp)
     if truth:
         _write_truth(bag, frame, form)
 
@@ -95,6 +99,47 @@ def _transform(bag: BagWriter, pose: npt.NDArray[np.float64], stamp: int) -> obj
     header = bag.messages.header(stamp, WORLD_ID)
     stamped = new("geometry_msgs/msg/TransformStamped", header=header, child_frame_id=FRAME_ID, transform=transform)
     return new("tf2_msgs/msg/TFMessage", transforms=[stamped])
+
+
+def velocity(frame: Frame, before: Frame) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean velocity between two frames in the later one's optical frame: metres a second, radians a second."""
+    assert frame.pose is not None and before.pose is not None
+    seconds = ((frame.stamp_ns or 0) - (before.stamp_ns or 0)) * 1e-9
+    turned = frame.pose[:3, :3].T
+    linear = turned @ (frame.pose[:3, 3] - before.pose[:3, 3]) / seconds
+    axis, _ = cv2.Rodrigues(before.pose[:3, :3].T @ frame.pose[:3, :3])
+    return linear, axis.ravel() / seconds
+
+
+def _odometry(bag: BagWriter, frame: Frame, before: Frame | None) -> object:
+    """nav_msgs/Odometry of the camera in the world; the velocity is a mean, in the first frame 0."""
+    new, stamp, pose = bag.messages.new, frame.stamp_ns or 0, frame.pose
+    assert pose is not None
+    still = before is None or before.pose is None
+    linear, angular = (np.zeros(3), np.zeros(3)) if before is None or still else velocity(frame, before)
+
+    def vector(values: npt.NDArray[np.float64]) -> object:
+        return new("geometry_msgs/msg/Vector3", x=float(values[0]), y=float(values[1]), z=float(values[2]))
+
+    x, y, z, w = _quaternion(pose[:3, :3])
+    place = new("geometry_msgs/msg/Point", x=float(pose[0, 3]), y=float(pose[1, 3]), z=float(pose[2, 3]))
+    turn = new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+    nothing = np.zeros(36)
+    return new(
+        "nav_msgs/msg/Odometry",
+        header=bag.messages.header(stamp, WORLD_ID),
+        child_frame_id=FRAME_ID,
+        pose=new(
+            "geometry_msgs/msg/PoseWithCovariance",
+            pose=new("geometry_msgs/msg/Pose", position=place, orientation=turn),
+            covariance=nothing,
+        ),
+        twist=new(
+            "geometry_msgs/msg/TwistWithCovariance",
+            twist=new("geometry_msgs/msg/Twist", linear=vector(linear), angular=vector(angular)),
+            covariance=nothing,
+        ),
+    )
 
 
 def _quaternion(rotation: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:

@@ -13,9 +13,10 @@ import pytest
 from mila_ros.errors import UserError
 from mila_ros.paths import clips_dir
 from mila_ros.worlds.bags import Bag
+from mila_ros.worlds.frames import Frame, Intrinsics
 from mila_ros.worlds.render import START_NS, frames_of, main, prepare
 from mila_ros.worlds.rendered import RenderedWorld
-from mila_ros.worlds.rendered_bag import _quaternion
+from mila_ros.worlds.rendered_bag import _quaternion, velocity
 from mila_ros.worlds.rendered_demo import LOOP, demo_path, demo_scene
 
 SMALL = ["--frames", "4", "--width", "64", "--height", "48", "--rate", "30", "--truth-every", "2"]
@@ -89,6 +90,33 @@ def test_the_pose_is_recorded_as_a_transform(bag, truth):
         ]
     )
     np.testing.assert_allclose(turn, truth[0].pose[:3, :3], atol=1e-6)
+
+
+def test_odometry_says_where_and_how_fast(bag, truth):
+    with Bag(bag) as recording:
+        found = [recording.deserialize(m) for m in recording.messages(["/odom"])]
+    assert len(found) == len(truth)
+    first, second = found[:2]
+    assert (first.header.frame_id, first.child_frame_id) == ("map", "camera_color_optical_frame")
+    assert first.twist.twist.linear.x == first.twist.twist.angular.y == 0
+    p = second.pose.pose.position
+    np.testing.assert_allclose([p.x, p.y, p.z], truth[1].pose[:3, 3], atol=1e-6)
+    v = second.twist.twist.linear
+    seconds = (truth[1].stamp_ns - truth[0].stamp_ns) * 1e-9
+    moved = truth[1].pose[:3, :3] @ [v.x, v.y, v.z] * seconds
+    np.testing.assert_allclose(moved, truth[1].pose[:3, 3] - truth[0].pose[:3, 3], atol=1e-6)
+
+
+def test_a_turn_by_hand():
+    def at(angle, x, stamp):
+        pose = np.eye(4)
+        pose[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+        pose[0, 3] = x
+        return Frame(np.zeros((2, 2, 3), np.uint8), Intrinsics(1, 1, 0, 0, 2, 2), pose=pose, stamp_ns=stamp)
+
+    linear, angular = velocity(at(np.pi / 2, 1.0, 500_000_000), at(0.0, 0.0, 0))
+    np.testing.assert_allclose(angular, [0, np.pi, 0], atol=1e-9)
+    np.testing.assert_allclose(linear, [0, 0, 2], atol=1e-9)  # turned right, it moves forwards
 
 
 def test_quaternions_of_half_turns():
