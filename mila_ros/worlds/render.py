@@ -89,8 +89,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--supersample", type=int, choices=(1, 2), default=2, help="rays on the side of a pixel")
     parser.add_argument("--raw", action="store_true", help="uncompressed pictures and depth (32FC1 metres)")
     parser.add_argument("--normals", action="store_true", help="normals as ground truth too (32FC3, 3.7 MB each)")
+    parser.add_argument(
+        "--sheet",
+        action="store_true",
+        help="write one JPEG instead, OUT: a row a kind of room with all of its ground truth, 320x240 each",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     return parser
+
+
+def _write_sheet(path: Path, device: torch.device, seed: int) -> None:
+    from mila_ros.evaluation.pictures import jpeg
+    from mila_ros.evaluation.sheet import sheet
+
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        raise UserError(f"--sheet writes a JPEG: name it {path.with_suffix('.jpg')}, not {path}")
+    picture = sheet(RenderedWorld(device, 240, 320, shadows=3, supersample=2), KINDS, seed)
+    try:
+        path.write_bytes(jpeg(picture))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def main(argv: list[str]) -> int:
@@ -115,6 +133,9 @@ def main(argv: list[str]) -> int:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"the device {args.device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    if args.sheet:
+        _write_sheet(args.out, device, args.seed)
+        return 0
     world = RenderedWorld(device, args.height, args.width, shadows=3, supersample=args.supersample, clean=True)
     clips = prepare(world, args.room, args.frames, args.rate, args.seed)
     form = Form(raw=args.raw, quality=args.quality, normals=args.normals)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 
+import cv2
 import numpy as np
 import pytest
 
 from mila_ros.errors import UserError
 from mila_ros.paths import clips_dir
+from mila_ros.worlds import render
 from mila_ros.worlds.bags import Bag
 from mila_ros.worlds.frames import Frame, Intrinsics
 from mila_ros.worlds.render import START_NS, frames_of, main, prepare
@@ -173,3 +175,15 @@ def test_the_bundled_clip_is_whole():
     assert all(np.isfinite(f.depth).all() and f.labels is not None for f in frames)
     seen = set(np.concatenate([np.unique(f.labels) for f in frames]).tolist())
     assert len(seen) > 12 and {0, 1, 5, 30} <= seen
+
+
+def test_a_sheet_of_all_that_is_known(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "KINDS", ("office", "corridor"))
+    assert main([str(tmp_path / "sheet.jpg"), "--sheet", "--seed", "2"]) == 0
+    picture = cv2.imread(str(tmp_path / "sheet.jpg"))
+    assert picture.shape == (2 * 244, 5 * 324, 3)
+    for column in range(5):
+        cell = picture[:240, column * 324 : column * 324 + 320]
+        assert cell.std() > 5, f"column {column} shows nothing"
+    with pytest.raises(UserError, match="writes a JPEG"):
+        main([str(tmp_path / "sheet.gif"), "--sheet"])
