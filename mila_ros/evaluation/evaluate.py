@@ -61,6 +61,8 @@ def main(argv: list[str]) -> int:
             continue
         results[name] = outcome
         print("\n".join([f"{name}", *(f"  {line}" for line in sentences(outcome))]))
+        for note in outcome["notes"]:
+            print(f"  note: {note}")
         print(f"  report  {named[name][1] / 'report.html'}", flush=True)
         if outcome["interrupted"]:
             interrupted = True
@@ -226,7 +228,10 @@ def _one(bag: Path, out: Path, settings: ReplaySettings, again: bool) -> dict[st
     try:
         key = run_key(bag, settings)
         done = None if again else finished(out, key)
-        return evaluate_bag(bag, out, settings, key) if done is None else done
+        if done is not None:
+            print(f"{bag} is evaluated already, on {done['time']}; --again does it anew", flush=True)
+            return done
+        return evaluate_bag(bag, out, settings, key)
     except UserError as error:
         return str(error)
     except Exception as error:  # a full disk, the device's memory: the other recordings have their turn

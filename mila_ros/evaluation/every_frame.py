@@ -70,6 +70,8 @@ class EveryFrame:
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By method: as Tally.compute, with `consistency` and (but for "slow") `agreement` with the slow network."""
     frames: int = 0
+    with_truth: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("depth", "labels", "normals"), 0))
+    """How many had it in the recording, by kind."""
     milliseconds: dict[str, float] = field(default_factory=dict)
     """Mean time of a run of each stage."""
     network_share: float = 0.0
@@ -208,6 +210,8 @@ class EveryFramePass:
             tally.add(said[name], said["slow"], stamp_ns)
         self._consistency.update(frame.rgb, answers, stamp_ns)
         self._result.frames += 1
+        for kind, values in (("depth", frame.depth), ("labels", frame.labels), ("normals", frame.normals)):
+            self._result.with_truth[kind] += values is not None
         first = self._names[min(1, len(self._names) - 1)]
         size = next(iter(answers[first].values())).shape[:2]
         self._result.size = (int(size[0]), int(size[1]))

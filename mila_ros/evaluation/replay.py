@@ -109,7 +109,8 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
             "key": key,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "bag": _described(bag, path, (height, width)),
-            "model": {"name": resolve(settings.model).stem, "tasks": list(config.tasks), "sha256": key["model"]},
+            "model": {"name": resolve(settings.model).stem, "tasks": list(config.tasks), "sha256": key["model"]}
+            | {"classes": list(config.classes)},
             "device": str(engine.device),
             "precision": engine.precision,
             "settings": asdict(settings),
@@ -193,7 +194,7 @@ def checksum(path: Path) -> str:
     """
     files = [path] if path.is_file() else sorted(f for f in path.glob("*") if f.is_file())
     if not files:
-        raise UserError(f"there is nothing at {path}")
+        raise UserError(f"{path} holds no files" if path.is_dir() else f"there is nothing at {path}")
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as opened:
@@ -230,10 +231,9 @@ def _registration_notes(bag: Bag) -> list[str]:
 
 def _note_strange(found: dict[str, Any], labels: set[int]) -> None:
     if labels:
-        text = (
-            f"labels {sorted(labels)} are no classes of the model: frames that have them are not judged for "
-            "segmentation; name what they mean with --label-map"
-        )
+        mapped = found["settings"]["label_map"] is not None
+        why = "not in the label map" if mapped else "no classes of the model (name what they mean with --label-map)"
+        text = f"labels {sorted(labels)} are {why}: frames that have them are not judged for segmentation"
         if text not in found["notes"]:
             found["notes"].append(text)
 
@@ -254,7 +254,9 @@ def _every_frame(
             predictions.close()
     found["bag"] |= {
         "damaged_frames": bag.bad_frames,
-        "without_partner": {kind: count for kind, count in bag.unpaired.items() if kind in found["bag"]["topics"]},
+        "without_partner": {
+            kind: every.frames - count for kind, count in every.with_truth.items() if kind in found["bag"]["topics"]
+        },
         "truncated": bag.truncated,
     }
     if predictions and predictions.problem:
@@ -262,6 +264,12 @@ def _every_frame(
     if every.ended_early:
         found["notes"].append(f"The replay ended before the recording does: {every.ended_early}")
     _note_strange(found, every.strange_labels)
+    for name, method in every.methods.items():
+        if set(method.get("by_distance", {})) == {"0"} and name != "mila/1":
+            found["notes"].append(
+                f"all judged frames of {name} are keyframes: its numbers say nothing about the frames between; "
+                "choose an interval that does not fit the spacing of the ground truth"
+            )
     return every
 
 

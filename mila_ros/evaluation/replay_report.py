@@ -46,7 +46,9 @@ def render(found: Mapping[str, Any], every: EveryFrame | None, classes: Sequence
 
 def _title(found: Mapping[str, Any]) -> str:
     bag = found["bag"]
-    return f"{bag['name']}: {bag['frames']} frames, {bag['seconds']:.1f} s, through model {found['model']['name']}"
+    seen = found.get("every_frame", {}).get("frames", bag["frames"])
+    frames = f"{bag['frames']} frames" if seen >= bag["frames"] else f"the first {seen} of {bag['frames']} frames"
+    return f"{bag['name']}: {frames}, {bag['seconds']:.1f} s, through model {found['model']['name']}"
 
 
 def tiles(methods: Mapping[str, Any], runs: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -92,10 +92,13 @@ class Tally:
         frame.update(dict(answers), dict(truth))
         sums = frame.sums()
         self.total.add(sums)
+        judged = [task for task in self.tasks if task in answers and truth.get(task) is not None]
+        if not judged:
+            return  # no block of its own, or intervals would be those of frames that nobody judged
         if distance is not None:
             self.by_distance.setdefault(distance, TaskMetrics(self.tasks, self.classes)).add(sums)
-        for task in self.tasks:
-            self.frames[task] += task in answers and truth.get(task) is not None
+        for task in judged:
+            self.frames[task] += 1
         self.blocks.add(stamp_ns, digest(sums, self.tasks))
 
     def compute(self) -> dict[str, Any]:

@@ -154,6 +154,9 @@ class Bag:
         for name in (color, camera_info, *truth.values()):
             if name is not None and name not in self.topics:
                 raise BagError(f"{self.path} has no topic {name}; it has {bag_topics.listing(self.topics)}")
+        for name in truth.values():
+            if name is not None and self.topics[name].msgtype not in bag_topics.IMAGE_TYPES:
+                raise BagError(f"topic {name} of {self.path} holds {self.topics[name].msgtype}, not images")
         infos = sorted(name for name, info in self.topics.items() if info.msgtype == bag_topics.CAMERA_INFO)
         # What this package's node said when the bag was recorded is no ground truth.
         answers = bag_topics.answer_prefixes(self.topics)

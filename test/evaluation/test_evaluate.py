@@ -73,12 +73,13 @@ def test_it_leaves_metrics_report_and_answers(out) -> None:
         assert topics[f"/perception/replay/{task}/view/compressed"].messages == FRAMES
 
 
-def test_what_is_done_is_not_done_again_unless_it_would_differ(place, out) -> None:
+def test_what_is_done_is_not_done_again_unless_it_would_differ(place, out, capsys) -> None:
     file = out / "a/metrics.json"
     arguments = (str(place / "bags/a"), "--intervals", "3", "6")
     before = file.stat().st_mtime_ns
     assert evaluate(place, out, *arguments) == 0
     assert file.stat().st_mtime_ns == before
+    assert "evaluated already" in capsys.readouterr().out
     copy = out.parent / "copy"
     shutil.copytree(out, copy)
     assert evaluate(place, copy, str(place / "bags/a"), "--ways", "every-frame") == 0
@@ -178,6 +179,17 @@ def test_live_goes_through_the_node(place, tmp_path) -> None:
     assert 'href="live/report.html"' in page and (tmp_path / "a/live/report.html").is_file()
     with pytest.raises(UserError, match="finds its topics by itself"):
         evaluate(place, tmp_path, str(place / "bags/a"), "--ways", "live", "--depth-topic", "/none")
+
+
+def test_numbers_of_keyframes_alone_are_called_so(place, tmp_path, capsys) -> None:
+    bag = write_bag(tmp_path / "bag", 21, every=5)
+    assert evaluate(place, tmp_path / "out", str(bag), "--ways", "every-frame", "--intervals", "5", "4") == 0
+    said = capsys.readouterr().out
+    assert "all judged frames of mila/5 are keyframes" in said and "of mila/4 are" not in said
+    found = json.loads((tmp_path / "out/bag/metrics.json").read_text())
+    assert found["bag"]["without_partner"] == {"depth": 16, "labels": 16}
+    with pytest.raises(UserError, match="holds .*CameraInfo, not images"):
+        evaluate(place, tmp_path / "out", str(bag), "--depth-topic", "/cam/color/camera_info")
 
 
 def test_recordings_are_found_once_and_named_apart(place, tmp_path) -> None:

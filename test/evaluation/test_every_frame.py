@@ -87,6 +87,10 @@ def test_frames_with_ground_truth_are_shown_first(tmp_path) -> None:
     result = run(write_bag(tmp_path / "bag", 70, every=10))
     assert [shown.number for shown in result.evenly] == [0, 20, 30, 50, 60]
     assert result.worst and all(shown.truth for shown in result.worst)
+    assert result.with_truth == {"depth": 7, "labels": 7, "normals": 0}
+    slow = result.methods["slow"]
+    assert slow["judged_frames"]["depth"] == 7 and slow["intervals"] == {}, "seven frames are too few for an interval"
+    assert set(result.methods["mila/4"]["by_distance"]) == {"0", "2"}
 
 
 def test_error_maps_by_hand() -> None:
