@@ -41,15 +41,12 @@ class OutputBag:
             if task != "picture":
                 self._bag.write(message.topic, message.msgtype, message.time_ns, message.data)
                 newest = max(newest, message.time_ns)
-        rendered = {
-            "segmentation": lambda a: pictures.segmentation_picture(a, self._table, moment.rgb),
-            "depth": lambda a: pictures.depth_picture(a, farthest),
-            "normals": pictures.normals_picture,
-        }
         self._picture(self._picture_topic, moment.rgb, moment.stamp_ns, newest)
         for task, pixels in moment.answers.items():
             topic = f"{self._base}/{task}/view/compressed"
-            self._picture(topic, rendered[task](pixels), moment.stamp_ns, newest)
+            self._picture(
+                topic, pictures.task_picture(task, pixels, moment.rgb, self._table, farthest), moment.stamp_ns, newest
+            )
 
     def copy_rest(self, storage: Storage, stamps: set[int]) -> None:
         """Everything else that was recorded: budget, diagnostics, names of classes, calibration of these stamps."""

@@ -7,6 +7,7 @@ import colorsys
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import matplotlib
@@ -62,6 +63,13 @@ def normals_picture(normals: npt.NDArray[np.float32]) -> Rgb:
     coloured = np.clip((turned + 1.0) * 127.5, 0, 255).astype(np.uint8)
     coloured[~known] = 0
     return coloured
+
+
+def task_picture(task: str, values: npt.NDArray[Any], rgb: Rgb, table: Rgb, farthest: float) -> Rgb:
+    """An answer or ground truth as colours, (h, w, 3). farthest: metres at the far end of the depth colours."""
+    if task == "segmentation":
+        return segmentation_picture(values, table, rgb)
+    return depth_picture(values, farthest) if task == "depth" else normals_picture(values)
 
 
 def error_picture(error: npt.NDArray[np.float32]) -> Rgb:

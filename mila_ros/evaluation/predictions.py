@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -74,7 +73,9 @@ class Predictions:
         for task, values in shown.answers.items():
             message = make.image(np.ascontiguousarray(values), _ENCODINGS[task], stamp_ns, self._frame_id)
             bag.write_message(f"{BASE}/{task}/image", message, stamp_ns)
-            picture(f"{BASE}/{task}/view/compressed", task_picture(task, values, shown.rgb, self._table, _FARTHEST))
+            picture(
+                f"{BASE}/{task}/view/compressed", pictures.task_picture(task, values, shown.rgb, self._table, _FARTHEST)
+            )
 
     def close(self) -> None:
         """Complete the recording."""
@@ -84,10 +85,3 @@ class Predictions:
             except OSError as error:
                 self.problem = f"the recording of the answers is incomplete: {error.strerror}"
             self._bag = None
-
-
-def task_picture(task: str, values: Any, rgb: pictures.Rgb, table: pictures.Rgb, farthest: float) -> pictures.Rgb:
-    """An answer or ground truth as colours, (h, w, 3). farthest: metres at the far end of the depth colours."""
-    if task == "segmentation":
-        return pictures.segmentation_picture(values, table, rgb)
-    return pictures.depth_picture(values, farthest) if task == "depth" else pictures.normals_picture(values)

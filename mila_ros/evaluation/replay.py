@@ -109,8 +109,12 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
             "key": key,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "bag": _described(bag, path, (height, width)),
-            "model": {"name": resolve(settings.model).stem, "tasks": list(config.tasks), "sha256": key["model"]}
-            | {"classes": list(config.classes)},
+            "model": {
+                "name": resolve(settings.model).stem,
+                "tasks": list(config.tasks),
+                "classes": list(config.classes),
+                "sha256": key["model"],
+            },
             "device": str(engine.device),
             "precision": engine.precision,
             "settings": asdict(settings),
@@ -124,13 +128,12 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
     every: EveryFrame | None = None
     if "every-frame" in settings.ways:
         with open_bag() as bag:
-            every = _every_frame(bag, engine, settings, truth(), out, found)
+            every = _every_frame(bag, engine, settings, truth(), out, found, table)
         found["every_frame"] = _every_frame_values(every, flops)
         sums = {f"{method}|{name}": v for method, parts in every.sums.items() for name, v in parts.items()}
         np.savez_compressed(out / "sums.npz", **sums)  # type: ignore[arg-type]
-        found["interrupted"] = every.interrupted
-        # Also now: whatever happens to what follows, this much is there.
-        _write(out, found | {"interrupted": True}, every, config.classes, table)
+        if len(settings.ways) > 1:  # also now: whatever happens to what follows, this much is there
+            _write(out, found, every, config.classes, table)
     interrupted = every is not None and every.interrupted
     if "real-time" in settings.ways and not interrupted:
         found["real_time"] = {"methods": {}}
@@ -239,11 +242,10 @@ def _note_strange(found: dict[str, Any], labels: set[int]) -> None:
 
 
 def _every_frame(
-    bag: Bag, engine: Engine, settings: ReplaySettings, truth: GroundTruth, out: Path, found: dict[str, Any]
+    bag: Bag, engine: Engine, settings: ReplaySettings, truth: GroundTruth, out: Path, found: dict[str, Any], table: Any
 ) -> EveryFrame:
     predictions = None
     if settings.predictions:
-        table = class_colours(engine.palette, len(engine.classes))
         predictions = Predictions(out / "predictions", bag, table, settings.seconds)
     try:
         add = predictions.add if predictions else None

@@ -10,7 +10,6 @@ from markupsafe import Markup
 from mila_ros.evaluation import pictures, plots, replay_plots
 from mila_ros.evaluation.every_frame import EveryFrame, Shown, error_maps
 from mila_ros.evaluation.moments import nearest
-from mila_ros.evaluation.predictions import task_picture
 from mila_ros.evaluation.report import METRICS, TASKS, environment
 
 _WIDEST = 400  # pixels of a picture in the page
@@ -155,9 +154,11 @@ def _column(shown: Shown, table: pictures.Rgb, farthest: float, start_ns: int) -
     errors = error_maps(answers, truth)
     for task, name in TASKS.items():
         if task in answers:
-            found[name] = pictures.data_uri(task_picture(task, answers[task], rgb, table, farthest))
+            found[name] = pictures.data_uri(pictures.task_picture(task, answers[task], rgb, table, farthest))
         if task in truth:
-            found[f"{name}, ground truth"] = pictures.data_uri(task_picture(task, truth[task], rgb, table, farthest))
+            found[f"{name}, ground truth"] = pictures.data_uri(
+                pictures.task_picture(task, truth[task], rgb, table, farthest)
+            )
         if task in errors:
             found[f"{name}, error"] = pictures.data_uri(pictures.error_picture(errors[task]))
     age = "keyframe" if shown.distance == 0 else f"{shown.distance} after the keyframe"

@@ -175,11 +175,6 @@ def strip(evidence: Evidence) -> dict[str, Any]:
     chosen = [_bounded(moment) for moment in evidence.moments]
     depths = [m.answers["depth"] for m in chosen if "depth" in m.answers]
     farthest = pictures.depth_range(depths + [m.truth["depth"] for m in chosen if "depth" in m.truth])
-    draw = {
-        "segmentation": lambda pixels, moment: pictures.segmentation_picture(pixels, table, moment.rgb),
-        "depth": lambda pixels, moment: pictures.depth_picture(pixels, farthest),
-        "normals": lambda pixels, moment: pictures.normals_picture(pixels),
-    }
     rows = [
         {"name": "Camera", "task": "camera", "truth": False, "pictures": [pictures.data_uri(m.rgb) for m in chosen]}
     ]
@@ -187,7 +182,11 @@ def strip(evidence: Evidence) -> dict[str, Any]:
         for truth in (False, True):
             arrays = [(m.truth if truth else m.answers).get(task) for m in chosen]
             if any(array is not None for array in arrays):
-                images = [None if a is None else pictures.data_uri(draw[task](a, m)) for a, m in zip(arrays, chosen)]
+                drawn = [
+                    None if a is None else pictures.task_picture(task, a, m.rgb, table, farthest)
+                    for a, m in zip(arrays, chosen)
+                ]
+                images = [None if picture is None else pictures.data_uri(picture) for picture in drawn]
                 rows.append({"name": name, "task": task, "truth": truth, "pictures": images})
     labels = [m.answers["segmentation"] for m in chosen if "segmentation" in m.answers]
     labels += [m.truth["segmentation"] for m in chosen if "segmentation" in m.truth]

@@ -11,12 +11,10 @@ import torch
 from mila_ros.evaluation.metrics import frame_tensors
 from mila_ros.evaluation.pictures import (
     class_colours,
-    depth_picture,
     depth_range,
     fitted,
     jpeg,
-    normals_picture,
-    segmentation_picture,
+    task_picture,
 )
 from mila_ros.models.mila import Mila
 from mila_ros.worlds.frames import Frame
@@ -54,12 +52,8 @@ def write_gallery(model: Mila, frames: Sequence[Frame], device: torch.device, pa
             for value in (said[task], truth[task]):
                 if value is None:
                     halves.append(np.zeros_like(rgb))
-                elif task == "segmentation":
-                    halves.append(segmentation_picture(value, table, rgb))
-                elif task == "depth":
-                    halves.append(depth_picture(value, farthest))
                 else:
-                    halves.append(normals_picture(value))
+                    halves.append(task_picture(task, value, rgb, table, farthest))
             columns.append(np.concatenate(halves))
         row = np.concatenate(columns, axis=1)
         rows.append(
