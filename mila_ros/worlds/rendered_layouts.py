@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from mila_ros.worlds.rendered_rooms import Room
 
 
+_GROUP_AREA = 44.0
+"""Square metres: a room larger than this has another group of furniture, one more than twice as large two more."""
+
+
 def furnish(room: Room) -> None:
     """Fills an empty room with what belongs there, then with what lies about."""
-    {
+    lay_out = {
         "living": _living,
         "bedroom": _bedroom,
         "kitchen": _kitchen,
@@ -27,7 +31,9 @@ def furnish(room: Room) -> None:
         "classroom": _classroom,
         "corridor": _corridor,
         "store": _store,
-    }[room.kind](room)
+    }[room.kind]
+    for _ in range(1 + int(room.size[0] * room.size[1] // _GROUP_AREA)):
+        lay_out(room)
     _fill(room)
     _litter(room)
 

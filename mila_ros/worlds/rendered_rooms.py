@@ -16,6 +16,8 @@ Random = np.random.Generator
 KINDS = ("living", "bedroom", "kitchen", "office", "dining", "study", "bathroom", "classroom", "corridor", "store")
 _SHARES = (0.2, 0.2, 0.15, 0.12, 0.09, 0.06, 0.07, 0.04, 0.04, 0.03)
 
+_LOFTY = 0.3
+"""Share of rooms that are large and high."""
 _THICK = 0.15
 _BEYOND = 4.0
 """Metres of dim space behind the walls, seen through open doors."""
@@ -58,6 +60,8 @@ class Room:
             self.size = np.array([rng.uniform(2.2, 3.4), rng.uniform(2.4, 3.8), rng.uniform(2.3, 2.7)])
         else:
             self.size = np.array([rng.uniform(3.0, 6.0), rng.uniform(3.2, 7.2), rng.uniform(2.3, 3.0)])
+            if rng.random() < _LOFTY:  # lofts, shops, lobbies: else nothing far is learned but corridors
+                self.size *= rng.uniform(1.3, 2.0, 3)
         x, y, _ = self.size
         self.walls = [
             Wall(np.array([0, -y / 2, 0]), 0.0, x),
