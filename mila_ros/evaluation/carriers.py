@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mila_ros.errors import UserError
 from mila_ros.models.flops import Flops
+from mila_ros.models.layers import sample_at
 from mila_ros.models.mila import Mila, pad_to_stride
 from mila_ros.models.networks import Features
 
@@ -111,13 +112,8 @@ def warped(features: Features, flow: Tensor) -> Features:
 
 def _sampled(map_: Tensor, flow: Tensor) -> Tensor:
     """A map at a stride, (1, C, H / s, W / s), looked up along the mean flow (1, 2, H, W) of each of its cells."""
-    height, width = map_.shape[-2:]
-    stride = flow.shape[-1] // width
-    cells = F.avg_pool2d(flow, stride)
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    centres = torch.stack([columns, rows])[None].to(flow) + 0.5 + cells / stride
-    grid = 2 * centres / torch.tensor([width, height]).view(1, 2, 1, 1).to(flow) - 1
-    return F.grid_sample(map_, grid.permute(0, 2, 3, 1), "bilinear", "border", align_corners=False)
+    stride = flow.shape[-1] // map_.shape[-1]
+    return sample_at(map_, F.avg_pool2d(flow, stride) / stride)
 
 
 def _grey(image: Tensor, size: tuple[int, int]) -> np.ndarray:

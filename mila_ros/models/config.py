@@ -47,6 +47,9 @@ class ModelConfig:
     frames: int = 1
     """T: how many keyframes are remembered and looked up together (multi-frame, MF), at T times the cost.
     The age after which a memory is no longer used is the newest one's."""
+    warp: bool = False
+    """Also take the keyframe's features and stride-4 details from where attention points on average, so that they keep
+    their edges; for one keyframe (`frames: 1`)."""
     tile: int = 5
     """Side of a query tile in stride-8 cells; changes speed, never results."""
 
@@ -75,6 +78,8 @@ class ModelConfig:
             raise UserError(f'attention must be "shared" or "task"; got "{self.attention}"')
         if self.frames < 1:
             raise UserError(f"frames: at least one keyframe must be remembered to carry from; got {self.frames}")
+        if self.warp and self.frames > 1:
+            raise UserError(f"warp: true takes details from one keyframe, not from {self.frames}: set frames to 1")
         if self.keys not in ("fast", "slow"):
             raise UserError(f'keys must be "fast" or "slow"; got "{self.keys}"')
 

@@ -35,30 +35,59 @@ class Heads(nn.Module):
 
     Args:
         config: tasks and classes.
-        detail_in: channels of the stride-4 map.
+        detail_in: channels of the network's own stride-4 map.
+        carried_in: channels of a keyframe's, which is read beside it; 0: none is.
     """
 
-    def __init__(self, config: ModelConfig, detail_in: int) -> None:
+    def __init__(self, config: ModelConfig, detail_in: int, carried_in: int = 0) -> None:
         super().__init__()
+        self.detail_in, self.carried_in = detail_in, carried_in
         outputs = {"segmentation": len(config.classes), "depth": 1, "normals": 3}
         channels = config.head_channels
-        self.detail = ConvBlock(detail_in, channels, relu=False)
+        self.detail = ConvBlock(detail_in + carried_in, channels, relu=False)
         self.tasks = nn.ModuleDict({task: Head(config.channels, channels, outputs[task]) for task in config.tasks})
 
     @torch.no_grad()
     def start_from(self, trained: Heads) -> None:
-        """Take over another network's trained heads; what its details added starts as their mean."""
-        self.tasks.load_state_dict(trained.tasks.state_dict())
-        self.detail.norm.weight.zero_()
-        self.detail.norm.bias.copy_(trained.detail.norm.bias)
+        """Take over another network's trained heads.
 
-    def forward(self, coarse: Mapping[str, Tensor], detail: Tensor) -> dict[str, Tensor]:
+        Its details are read where they are carried along; own ones start by adding nothing. Where none are carried,
+        what they added starts as their mean.
+        """
+        self.tasks.load_state_dict(trained.tasks.state_dict())
+        if self.carried_in:
+            weight = self.detail.conv.weight
+            weight.zero_()
+            weight[:, self.detail_in :] = trained.detail.conv.weight
+            self.detail.norm.load_state_dict(trained.detail.norm.state_dict())
+        else:
+            self.detail.norm.weight.zero_()
+            self.detail.norm.bias.copy_(trained.detail.norm.bias)
+
+    def forward(
+        self, coarse: Mapping[str, Tensor], detail: Tensor, carried: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Raw answers at stride 4: class scores, log of canonical depth over 2.5 m, unnormalised normals.
 
-        coarse: (B, C, H/8, W/8) by task; only these tasks are answered. detail: (B, D, H/4, W/4).
+        Args:
+            coarse: (B, C, H/8, W/8) by task; only these tasks are answered.
+            detail: (B, D, H/4, W/4).
+            carried: (B, D', H/4, W/4) by task; None (no keyframe): zeros.
         """
-        detail = self.detail(detail)
-        return {task: self.tasks[task](features, detail) for task, features in coarse.items()}
+        if not self.carried_in:
+            return self._answers(coarse, dict.fromkeys(coarse, self.detail(detail)))
+        if carried is None:
+            nothing = detail.new_zeros(len(detail), self.carried_in, *detail.shape[-2:])
+            carried = dict.fromkeys(coarse, nothing)
+        read: dict[int, Tensor] = {}
+        for task in coarse:  # tasks that looked together are read together
+            key = id(carried[task])
+            if key not in read:
+                read[key] = self.detail(torch.cat([detail, carried[task]], dim=1))
+        return self._answers(coarse, {task: read[id(carried[task])] for task in coarse})
+
+    def _answers(self, coarse: Mapping[str, Tensor], details: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {task: self.tasks[task](features, details[task]) for task, features in coarse.items()}
 
 
 def metric_depth(raw: Tensor, focal: Tensor, config: ModelConfig) -> Tensor:

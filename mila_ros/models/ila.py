@@ -8,7 +8,8 @@ values; softmax over the window, or over the windows of T remembered keyframes a
 Differences from the paper: queries are grouped in tiles that share one haloed tile of keys, so that the whole look-up
 is one `scaled_dot_product_attention` (several times the arithmetic of the bare window, and still far faster than
 gathering P x P keys for each query); a learned bias for each relative position; positions outside the picture are
-masked with minus infinity, since zero padding would take weight.
+masked with minus infinity, since zero padding would take weight. With `locate` the window's own coordinates are
+carried as two more values, which gives the mean displacement (a soft argmax) for almost nothing.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class LocalAttention(nn.Module):
         window: P, odd, in cells.
         tile: side of a query tile in cells; speed only.
         frames: T, how many keyframes are looked up together.
+        locate: also tell where each position looked, for two more channels of values (`look`).
     """
 
     def __init__(
@@ -67,8 +69,11 @@ class LocalAttention(nn.Module):
         window: int,
         tile: int,
         frames: int = 1,
+        locate: bool = False,
     ) -> None:
         super().__init__()
+        self.locate = locate
+        self.query_channels, self.value_channels = query_channels, value_channels
         self.window = window
         self.tile = tile
         self.frames = frames
@@ -108,7 +113,13 @@ class LocalAttention(nn.Module):
     def remember(self, described: Tensor, carried: Tensor) -> KeyTiles:
         """Project and tile a keyframe: (B, key_in, H, W), (B, value_in, H, W) -> KeyTiles. Once a keyframe."""
         height, width = described.shape[-2:]
-        return KeyTiles(self._halo(self.key(described)), self._halo(self.value(carried)), height, width)
+        keys, values = self._halo(self.key(described)), self._halo(self.value(carried))
+        if self.locate:
+            # Fused attention on a CPU wants queries, keys and values of one width.
+            places = self._places(values)
+            values = torch.cat([values, places[None, None].expand(*values.shape[:2], -1, -1)], dim=-1)
+            keys = F.pad(keys, (0, self._padding))
+        return KeyTiles(keys, values, height, width)
 
     def joined(self, newest: KeyTiles, before: Sequence[KeyTiles]) -> KeyTiles:
         """Keyframes to look up together, of one size each: the newest, and those before it (the latest first)."""
@@ -121,6 +132,14 @@ class LocalAttention(nn.Module):
     def forward(self, features: Tensor, memory: KeyTiles) -> Tensor:
         """(B, query_in, H, W) and up to T keyframes of the same H, W -> what was found there, (B, C_v, H, W).
 
+        Raises: as `look`.
+        """
+        return self.look(features, memory)[0]
+
+    def look(self, features: Tensor, memory: KeyTiles) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, and where it was found if `locate` is on: (B, 2, H, W), columns and rows from each position to
+        the mean of the places that it looked at, in cells.
+
         Raises:
             ValueError: the keyframe has another size (after a change of resolution it must be made anew).
         """
@@ -131,10 +150,33 @@ class LocalAttention(nn.Module):
                 f"a frame of {height} x {width}: make a new keyframe"
             )
         queries = self._tiles(self.query(features))
+        if self.locate:
+            queries = F.pad(queries, (0, self._padding))
         side = self.tile + self.window - 1
         bias = self._bias(height, width, memory.keys.shape[2] // (side * side), queries)
-        found = F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=bias)
-        return self._untile(found, height, width)
+        scale = self.query_channels**-0.5
+        found = F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=bias, scale=scale)
+        if not self.locate:
+            return self._untile(found, height, width), None
+        # From the middle of the halo to the query: what is left is how far away it looked.
+        own = self._places(found, self.tile)
+        exact = torch.promote_types(found.dtype, torch.float32)
+        shift = self._untile(found[..., self.value_channels :].to(exact) - own.to(exact), height, width)
+        return self._untile(found[..., : self.value_channels], height, width), shift
+
+    @property
+    def _padding(self) -> int:
+        return self.value_channels + 2 - self.query_channels
+
+    def _places(self, like: Tensor, side: int | None = None) -> Tensor:
+        """(n, 2): column and row of each position of a tile or (None) of its halo, in cells from their middle.
+
+        Small numbers in steps of a half, which bfloat16 holds exactly.
+        """
+        side = self.tile + self.window - 1 if side is None else side
+        steps = torch.arange(side, device=like.device, dtype=like.dtype) - (side - 1) / 2
+        rows, columns = torch.meshgrid(steps, steps, indexing="ij")
+        return torch.stack([columns, rows], dim=-1).flatten(0, 1)
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         return -(-height // self.tile), -(-width // self.tile)

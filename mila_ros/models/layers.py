@@ -20,6 +20,13 @@ class ConvBlock(nn.Sequential):
         super().__init__(*layers)
 
     @property
+    def conv(self) -> nn.Conv2d:
+        """The convolution."""
+        layer = self[0]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    @property
     def norm(self) -> nn.BatchNorm2d:
         """The normalisation; not there any more once it was folded (fuse.py)."""
         layer = self[1]
@@ -48,6 +55,27 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     if x.shape[-2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def sample_at(x: Tensor, shift: Tensor) -> Tensor:
+    """A map looked up beside each position, bilinear; beyond the border its last row or column.
+
+    Args:
+        x: (B, C, H, W).
+        shift: (B, 2, H, W), columns and rows of x: from each position to the place that is looked up.
+
+    Returns:
+        (B, C, H, W) of x's type; the arithmetic is in single precision, since places need it.
+    """
+    height, width = x.shape[-2:]
+    rows = torch.arange(height, device=x.device, dtype=torch.float32) + 0.5
+    columns = torch.arange(width, device=x.device, dtype=torch.float32) + 0.5
+    shift = shift.float()
+    # -1 and 1 are the outer edges of the first and the last pixel.
+    grid = torch.stack(
+        [(shift[:, 0] + columns) * (2.0 / width) - 1.0, (shift[:, 1] + rows[:, None]) * (2.0 / height) - 1.0], dim=-1
+    )
+    return F.grid_sample(x.float(), grid, "bilinear", "border", align_corners=False).to(x.dtype)
 
 
 class PyramidContext(nn.Module):

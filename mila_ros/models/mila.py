@@ -20,7 +20,7 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.heads import Heads, best_class, metric_depth, unit_normals
 from mila_ros.models.layers import resize
 from mila_ros.models.networks import FastNetwork, Features, SlowNetwork
-from mila_ros.models.propagation import Remembered, make_propagation
+from mila_ros.models.propagation import Keyframe, Remembered, make_propagation
 
 STRIDE = 32
 """Pictures are padded to multiples of this, the deepest stride."""
@@ -45,7 +45,8 @@ class Mila(nn.Module):
         self.fast = FastNetwork(config.fast_backbone, c, config.pretrained)
         self.propagation = make_propagation(config)
         self.slow_heads = Heads(config, self.slow.detail_channels)
-        self.fast_heads = Heads(config, self.fast.detail_channels)
+        carried = self.slow.detail_channels if config.warp else 0
+        self.fast_heads = Heads(config, self.fast.detail_channels, carried)
 
     def keyframe(self, image: Tensor, before: Memory | None = None) -> Memory:
         """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W; and prepare what it saw for look-up.
@@ -66,7 +67,8 @@ class Mila(nn.Module):
                 raise ValueError("the fast network describes keyframes here: its features are needed, too")
             described = glance.coarse
         remembered = None if before is None else before.tiles
-        return Memory(features, self.propagation.remember(described, features.coarse, remembered))
+        keyframe = Keyframe(described, features.coarse, features.detail)
+        return Memory(features, self.propagation.remember(keyframe, remembered))
 
     def features(self, image: Tensor) -> Features:
         """The slow network's features alone: to answer a frame that nothing will be carried from."""
@@ -93,7 +95,7 @@ class Mila(nn.Module):
         if memory is None:
             return features
         tasks = self.config.tasks if tasks is None else tasks
-        return features._replace(by_task=self.propagation(features.coarse, memory.tiles, tasks))
+        return features.joined(self.propagation(features.coarse, memory.tiles, tasks))
 
     def predict(
         self, features: Features, tasks: Sequence[str], focal: Tensor, size: tuple[int, int]
@@ -117,7 +119,7 @@ class Mila(nn.Module):
         if missing:
             raise ValueError(f"this model has the tasks {list(self.config.tasks)}, not {missing}")
         heads = self.slow_heads if features.slow else self.fast_heads
-        raw = heads({task: features.of(task) for task in tasks}, features.detail)
+        raw = heads({task: features.of(task) for task in tasks}, features.detail, features.details)
         answers: dict[str, Tensor] = {}
         for task, value in raw.items():
             value = _to_size(value, features, size)

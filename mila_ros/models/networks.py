@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mila_ros.models.backbones import Backbone
 from mila_ros.models.layers import ConvBlock, PyramidContext, ResidualBlock, resize, separable
+from mila_ros.models.propagation import Carried
 
 
 class Features(NamedTuple):
@@ -29,10 +30,19 @@ class Features(NamedTuple):
     """Which network's heads answer."""
     by_task: Mapping[str, Tensor] | None = None
     """In place of `coarse`, for the tasks named: after propagation each may have been looked up on its own."""
+    details: Mapping[str, Tensor] | None = None
+    """Beside `detail`, for the tasks named: the keyframe's, where they are now (`warp`)."""
 
     def of(self, task: str) -> Tensor:
         """The stride-8 map that a task's head reads."""
         return self.coarse if self.by_task is None else self.by_task[task]
+
+    def joined(self, carried: Mapping[str, Carried]) -> Features:
+        """With what propagation brought, by task."""
+        details = {task: brought.detail for task, brought in carried.items() if brought.detail is not None}
+        return self._replace(
+            by_task={task: brought.coarse for task, brought in carried.items()}, details=details or None
+        )
 
 
 class SlowNetwork(nn.Module):

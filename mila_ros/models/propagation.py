@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.ila import KeyTiles, LocalAttention
-from mila_ros.models.layers import ConvBlock
+from mila_ros.models.layers import ConvBlock, resize, sample_at
+
+
+class Keyframe(NamedTuple):
+    """A picture to be looked up."""
+
+    described: Tensor
+    """(B, C, H, W), what a place looks like."""
+    carried: Tensor
+    """(B, C, H, W), what the slow network knows about it."""
+    detail: Tensor
+    """(B, C_d, 2 H, 2 W), the slow network's details."""
 
 
 class Remembered(NamedTuple):
@@ -21,6 +32,17 @@ class Remembered(NamedTuple):
     """The keyframes before it that are still looked up, the latest first."""
     together: Mapping[str, KeyTiles]
     """All of them joined: once a keyframe, not once a frame."""
+    maps: tuple[Tensor, Tensor] | None
+    """The newest keyframe's features and details, kept where they are to be warped."""
+
+
+class Carried(NamedTuple):
+    """What reaches a task's head from keyframes."""
+
+    coarse: Tensor
+    """(B, C, H, W): what was found, joined with what is seen now."""
+    detail: Tensor | None
+    """(B, C_d, 2 H, 2 W): the keyframe's details, where they are now; None without `warp`."""
 
 
 class LookUp(nn.Module):
@@ -29,22 +51,35 @@ class LookUp(nn.Module):
     It starts as a look-up and no more: values are the slow network's features themselves, queries and keys compare
     like with like, near places are preferred, and what is seen now adds nothing. So training starts from the slow
     network's quality and not from noise.
+
+    What attention brings is a mean over a window, and blurred. With `warp` the keyframe is sampled at the mean place
+    instead, between cells too, and the mean is one more input of the residual. (Deep Feature Flow, Zhu et al., CVPR
+    2017, warps by the flow of a network of its own; here the flow is a by-product.)
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config.channels
-        self.attention = LocalAttention(c, c, c, config.query_channels, c, config.window, config.tile, config.frames)
+        self.attention = LocalAttention(
+            c, c, c, config.query_channels, c, config.window, config.tile, config.frames, locate=config.warp
+        )
         self.attention.start_as_look_up()
         last = nn.Conv2d(c, c, 1)
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
-        self.fuse = nn.Sequential(ConvBlock(2 * c, c), last)
+        self.fuse = nn.Sequential(ConvBlock(3 * c if config.warp else 2 * c, c), last)
 
-    def look_up(self, current: Tensor, keyframes: KeyTiles) -> Tensor:
-        """(B, C, H, W) and keyframes -> (B, C, H, W)."""
-        found = self.attention(current, keyframes)
-        return found + self.fuse(torch.cat([current, found], dim=1))
+    def look_up(self, current: Tensor, keyframes: KeyTiles, maps: tuple[Tensor, Tensor] | None) -> Carried:
+        """(B, C, H, W), keyframes, and the newest one's own maps if there is something to warp."""
+        found, shift = self.attention.look(current, keyframes)
+        if shift is None:
+            return Carried(found + self.fuse(torch.cat([current, found], dim=1)), None)
+        assert maps is not None
+        coarse, detail = maps
+        there = sample_at(coarse, shift)
+        joined = there + self.fuse(torch.cat([current, found, there], dim=1))
+        finer = resize(shift, detail.shape[-2:]) * (detail.shape[-1] / coarse.shape[-1])
+        return Carried(joined, sample_at(detail, finer))
 
 
 class Propagation(nn.Module):
@@ -54,14 +89,12 @@ class Propagation(nn.Module):
         """By name: of a task, or "all" for every task."""
         raise NotImplementedError
 
-    def remember(self, described: Tensor, carried: Tensor, before: Remembered | None = None) -> Remembered:
+    def remember(self, keyframe: Keyframe, before: Remembered | None = None) -> Remembered:
         """Prepare a keyframe, once.
 
-        Args:
-            described: (B, C, H, W), what a place looks like.
-            carried: (B, C, H, W), what is known about it.
-            before: what was remembered until now; the last T - 1 keyframes of it are kept, if they have this size.
+        before: what was remembered until now; the last T - 1 keyframes of it are kept, if they have this size.
         """
+        described, carried, detail = keyframe
         attention = {name: part.attention for name, part in self.look_ups().items()}
         newest = {name: part.remember(described, carried) for name, part in attention.items()}
         older: list[Mapping[str, KeyTiles]] = []
@@ -72,10 +105,11 @@ class Propagation(nn.Module):
         together = {
             name: part.joined(newest[name], [tiles[name] for tiles in older]) for name, part in attention.items()
         }
-        return Remembered(newest, tuple(older), together)
+        warped = any(part.locate for part in attention.values())
+        return Remembered(newest, tuple(older), together, (carried, detail) if warped else None)
 
-    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """(B, C, H, W) and keyframes -> (B, C, H, W) for each of the tasks; only what these need is looked up.
+    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
+        """(B, C, H, W) and keyframes -> what is known for each of the tasks; only what these need is looked up.
 
         Raises:
             ValueError: the keyframes are of another size.
@@ -89,8 +123,8 @@ class SharedPropagation(LookUp, Propagation):
     def look_ups(self) -> Mapping[str, LookUp]:
         return {"all": self}
 
-    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Tensor]:
-        return dict.fromkeys(tasks, self.look_up(current, memory.together["all"]))
+    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
+        return dict.fromkeys(tasks, self.look_up(current, memory.together["all"], memory.maps))
 
 
 class TaskPropagation(Propagation):
@@ -103,9 +137,9 @@ class TaskPropagation(Propagation):
     def look_ups(self) -> Mapping[str, LookUp]:
         return dict(self.tasks.items())  # type: ignore[arg-type]
 
-    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Tensor]:
+    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
         parts = self.look_ups()
-        return {task: parts[task].look_up(current, memory.together[task]) for task in tasks}
+        return {task: parts[task].look_up(current, memory.together[task], memory.maps) for task in tasks}
 
 
 def make_propagation(config: ModelConfig) -> Propagation:

@@ -4,10 +4,10 @@
     fast.onnx   every other frame: image, focal, memory -> answers
     model.json  sizes, names of inputs and outputs, classes, checksum of the checkpoint
 
-The memory is explicit: what slow.onnx gives out as `keys_NAME` and `values_NAME` goes into fast.onnx under the same
-names (of a network that remembers T keyframes, the newest T joined along axis 2, the newest first). Sizes are fixed;
-images are RGB in 0..1, already shrunk to the size in model.json; `focal` is fx in pixels of that image. After the
-export both files are run by ONNX Runtime and compared with PyTorch.
+The memory is explicit: what slow.onnx gives out under the names in model.json's `memory` goes into fast.onnx under the
+same names (of a network that remembers T keyframes, the newest T joined along axis 2, the newest first). Sizes are
+fixed; images are RGB in 0..1, already shrunk to the size in model.json; `focal` is fx in pixels of that image. After
+the export both files are run by ONNX Runtime and compared with PyTorch.
 """
 
 from __future__ import annotations
@@ -63,30 +63,41 @@ class _Answering(nn.Module):
 
 
 class SlowGraph(_Answering):
-    """(1, 3, h, w), (1,) -> answers by task, then keys and values of each look-up."""
+    """(1, 3, h, w), (1,) -> answers by task, then what is remembered (`remembered_tensors`)."""
 
     def forward(self, image: Tensor, focal: Tensor) -> tuple[Tensor, ...]:
         memory = self.model.keyframe(image)
-        tiles = [part for look_up in memory.tiles.newest.values() for part in (look_up.keys, look_up.values)]
-        return (*self.answers(memory.features, focal), *tiles)
+        return (*self.answers(memory.features, focal), *remembered_tensors(memory.tiles, newest=True).values())
 
 
 class FastGraph(_Answering):
-    """(1, 3, h, w), (1,), keys and values of each look-up -> answers by task."""
+    """(1, 3, h, w), (1,), what is remembered -> answers by task."""
 
     def __init__(self, model: Mila, output: tuple[int, int], like: Memory) -> None:
         super().__init__(model, output)
         self._like = like
 
     def forward(self, image: Tensor, focal: Tensor, *tiles: Tensor) -> tuple[Tensor, ...]:
-        names = list(self._like.tiles.together)
+        given = dict(zip(remembered_tensors(self._like.tiles), tiles, strict=True))
         together: Mapping[str, KeyTiles] = {
-            name: self._like.tiles.together[name]._replace(keys=tiles[2 * index], values=tiles[2 * index + 1])
-            for index, name in enumerate(names)
+            name: look_up._replace(keys=given[f"keys_{name}"], values=given[f"values_{name}"])
+            for name, look_up in self._like.tiles.together.items()
         }
+        maps = (given["coarse"], given["detail"]) if self._like.tiles.maps is not None else None
         glance = self.model.glance(image)
-        memory = Memory(self._like.features, Remembered(together, (), together))
+        memory = Memory(self._like.features, Remembered(together, (), together, maps))
         return self.answers(self.model.propagate(glance, memory), focal)
+
+
+def remembered_tensors(tiles: Remembered, newest: bool = False) -> dict[str, Tensor]:
+    """What the fast graph reads of keyframes, by the names that it has there; newest: the last keyframe's share."""
+    look_ups = tiles.newest if newest else tiles.together
+    named = {
+        f"{part}_{name}": getattr(look_up, part) for name, look_up in look_ups.items() for part in ("keys", "values")
+    }
+    if tiles.maps is not None:
+        named["coarse"], named["detail"] = tiles.maps
+    return named
 
 
 def export(
@@ -121,10 +132,9 @@ def export(
         memory = model.keyframe(image)
         for _ in range(frames - 1):
             memory = model.keyframe(image, memory)
-    looks = list(memory.tiles.together)
-    names = [f"{kind}_{look}" for look in looks for kind in ("keys", "values")]
-    newest = [part for look in memory.tiles.newest.values() for part in (look.keys, look.values)]
-    remembered = [part for look in memory.tiles.together.values() for part in (look.keys, look.values)]
+    given_memory = remembered_tensors(memory.tiles)
+    names, remembered = list(given_memory), list(given_memory.values())
+    newest = list(remembered_tensors(memory.tiles, newest=True).values())
     slow, fast = SlowGraph(model, output).eval(), FastGraph(model, output, memory).eval()
     tasks = list(model.config.tasks)
     given = {"slow": (image, focal), "fast": (later, focal, *remembered)}

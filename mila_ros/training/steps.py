@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import Features
-from mila_ros.models.propagation import Remembered
+from mila_ros.models.propagation import Carried, Keyframe, Remembered
 from mila_ros.training.adversary import PatchCritic, adversarial_losses, rising
 from mila_ros.training.augmentation import Batch
 from mila_ros.training.losses import distillation_losses, feature_loss, task_losses, uncertainty_weighted
@@ -94,16 +94,15 @@ class FastStep(Step):
         past = batch.keyframes.transpose(0, 1)  # by keyframe, the newest first
         with torch.no_grad():
             # All pictures at once: the keyframes to carry from, the current one to be taught by.
-            coarse, detail = model.slow(torch.cat([*past, batch.image]))
-            *carried, target = coarse.split(count)
+            coarse, details = model.slow(torch.cat([*past, batch.image]))
+            *carried, target = zip(coarse.split(count), details.split(count), strict=True)
             zoom = working_zoom(model, height, width)
-            taught = Features(target, detail[-count:], height, width, zoom, slow=True)
-            teacher = model.predict(taught, tasks, batch.focal, size)
+            teacher = model.predict(Features(*target, height, width, zoom, slow=True), tasks, batch.focal, size)
         current, detail, found = self._carried(batch.image, past, carried)
         # Some pictures are answered without a keyframe, so that the fast network can do that too.
         alone = torch.rand(count, 1, 1, 1, device=current.device) < settings.alone
-        features = {task: torch.where(alone, current, value) for task, value in found.items()}
-        seen = Features(current, detail, height, width, zoom, slow=False, by_task=features)
+        together = _left_out(found, current, alone)
+        seen = Features(current, detail, height, width, zoom, slow=False).joined(together)
         answers = model.predict(seen, tasks, batch.focal, size)
         losses = task_losses(answers, batch.truth, self.class_weights, self.settings.depth_metres)
         if settings.distillation:
@@ -111,31 +110,43 @@ class FastStep(Step):
                 losses[name] = losses[name] + settings.distillation * loss
         losses = self.weighted(losses)
         if settings.feature_weight:
-            different = list({id(value): value for value in features.values()}.values())  # one where tasks share it
-            likeness = torch.stack([feature_loss(value, target) for value in different]).mean()
+            different = {id(brought): brought.coarse for brought in together.values()}  # one where tasks share it
+            likeness = torch.stack([feature_loss(value, target[0]) for value in different.values()]).mean()
             losses["features"] = settings.feature_weight * likeness
         if settings.glance_weight:
-            losses["glance"] = settings.glance_weight * feature_loss(current, target)
+            losses["glance"] = settings.glance_weight * feature_loss(current, target[0])
         if self.critic is not None:
-            verdict, fooled = adversarial_losses(self.critic, target, current)
+            verdict, fooled = adversarial_losses(self.critic, target[0], current)
             share = rising(self.step, settings.adversary_rise)
             losses["critic"], losses["adversary"] = verdict, settings.adversary_weight * share * fooled
         return losses
 
     def _carried(
-        self, image: Tensor, past: Tensor, carried: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What the fast network sees now (features, details), and the same enriched by the keyframes, by task."""
+        self, image: Tensor, past: Tensor, carried: Sequence[tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor, dict[str, Carried]]:
+        """What the fast network sees now (features, details), and what the keyframes add to it, by task.
+
+        past, carried: pictures of keyframes, and the slow network's features and details of them; the newest first.
+        """
         model, count = self.model, len(image)
         if model.config.keys == "slow":
             current, detail = model.fast(image)
-            described = carried
+            described = [coarse for coarse, _ in carried]
         else:
             seen, details = model.fast(torch.cat([*past, image]))
             *described, current = seen.split(count)
             detail = details[-count:]
         memory: Remembered | None = None
         for looks, knows in reversed(list(zip(described, carried, strict=True))):
-            memory = model.propagation.remember(looks, knows, memory)
+            memory = model.propagation.remember(Keyframe(looks, *knows), memory)
         assert memory is not None
         return current, detail, model.propagation(current, memory, model.config.tasks)
+
+
+def _left_out(found: dict[str, Carried], current: Tensor, alone: Tensor) -> dict[str, Carried]:
+    """What keyframes brought, but nothing for the pictures that are `alone`, (B, 1, 1, 1); tasks go on sharing."""
+    kept: dict[int, Carried] = {}
+    for brought in found.values():
+        detail = None if brought.detail is None else brought.detail * ~alone
+        kept[id(brought)] = Carried(torch.where(alone, current, brought.coarse), detail)
+    return {task: kept[id(brought)] for task, brought in found.items()}

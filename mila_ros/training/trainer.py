@@ -56,7 +56,7 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
 
 _SHOWN = 4
 """Validation frames in a picture."""
-CARRYING = ("attention", "frames", "window", "keys", "tile")
+CARRYING = ("attention", "frames", "window", "keys", "tile", "warp")
 """Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
 
 
@@ -78,13 +78,28 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
         )
     model = Mila(ModelConfig.from_dict(own | changes))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
-    model.load_state_dict(model.state_dict() | weights)
+    model.load_state_dict(_fitted(weights, model))
     known = trained.propagation.look_ups()
     for name, part in model.propagation.look_ups().items():
         source = known.get(name) or known.get("all") or next(iter(known.values()))
-        own, old = part.state_dict(), source.state_dict()
-        part.load_state_dict(own | {k: v for k, v in old.items() if k in own and own[k].shape == v.shape})
+        part.load_state_dict(_fitted(source.state_dict(), part))
     return model
+
+
+def _fitted(weights: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's weights, from another's where they fit; inputs that the other had not begin by adding nothing."""
+    fitted = module.state_dict()
+    for name, value in weights.items():
+        own = fitted.get(name)
+        if own is None:
+            continue
+        if own.shape == value.shape:
+            fitted[name] = value
+        elif own.ndim == value.ndim == 4 and own.shape[::3] == value.shape[::3]:
+            shared = min(own.shape[1], value.shape[1])
+            fitted[name] = torch.zeros_like(own)
+            fitted[name][:, :shared] = value[:, :shared]
+    return fitted
 
 
 def with_backbone(trained: Mila, name: str) -> Mila:

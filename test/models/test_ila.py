@@ -8,7 +8,7 @@ from torch import Tensor
 from mila_ros.errors import UserError
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.ila import LocalAttention
-from mila_ros.models.propagation import Propagation, make_propagation
+from mila_ros.models.propagation import Keyframe, Propagation, make_propagation
 
 
 def reference(attention: LocalAttention, features: Tensor, described: Tensor, carried: Tensor) -> Tensor:
@@ -92,34 +92,73 @@ def propagation(channels: int, **values: object) -> Propagation:
     return make_propagation(ModelConfig(**(names | values)))  # type: ignore[arg-type]
 
 
+def keyframe(described: Tensor, carried: Tensor, detail: Tensor | None = None) -> Keyframe:
+    b, _, h, w = described.shape
+    return Keyframe(described, carried, torch.zeros(b, 3, 2 * h, 2 * w) if detail is None else detail)
+
+
 @pytest.mark.parametrize("attention", ["shared", "task"])
 def test_before_training_propagation_brings_back_what_moved(attention: str) -> None:
     torch.manual_seed(2)
     carry = propagation(32, attention=attention).eval()
     described, carried = torch.randn(1, 32, 20, 25), torch.randn(1, 32, 20, 25)
     shift = {"shifts": (2, -3), "dims": (2, 3)}
-    found = carry(torch.roll(described, **shift), carry.remember(described, carried), ["depth", "normals"])
+    found = carry(torch.roll(described, **shift), carry.remember(keyframe(described, carried)), ["depth", "normals"])
     assert set(found) == {"depth", "normals"}
     expected = torch.roll(carried, **shift)
     inside = (..., slice(3, -3), slice(4, -4))
-    for features in found.values():
-        assert F.cosine_similarity(features[inside], expected[inside], dim=1).quantile(0.02) > 0.99
+    for brought in found.values():
+        assert F.cosine_similarity(brought.coarse[inside], expected[inside], dim=1).quantile(0.02) > 0.99
     unmoved = F.cosine_similarity(carried[inside], expected[inside], dim=1)
     assert unmoved.mean() < 0.1
+
+
+def test_where_it_looked_is_told_beside_what_it_found() -> None:
+    """The mean displacement is the attention-weighted mean of the window's offsets; the values are as without it."""
+    plain = make(window=5, tile=3)
+    attention = LocalAttention(6, 5, 7, query_channels=4, value_channels=4, window=5, tile=3, locate=True).double()
+    attention.load_state_dict(plain.state_dict())
+    features, described, carried = (torch.randn(2, c, 7, 10, dtype=torch.float64) for c in (6, 5, 7))
+    found, shift = attention.look(features, attention.remember(described, carried))
+    torch.testing.assert_close(found, reference(plain, features, described, carried))
+    torch.testing.assert_close(attention(features, attention.remember(described, carried)), found)
+    rows, columns = torch.meshgrid(torch.arange(7.0), torch.arange(10.0), indexing="ij")
+    places = torch.stack([columns, rows])[None].double().repeat(2, 2, 1, 1)[:, :4]
+    for number, own in ((0, columns), (1, rows)):
+        torch.nn.init.zeros_(plain.value.bias)
+        plain.value.weight.data = torch.eye(4, dtype=torch.float64)[:, :, None, None]
+        expected = reference(plain, features, described, places)[:, number] - own
+        torch.testing.assert_close(shift[:, number], expected)
+
+
+@pytest.mark.parametrize("attention", ["shared", "task"])
+def test_warped_details_arrive_where_things_have_moved(attention: str) -> None:
+    torch.manual_seed(2)
+    carry = propagation(32, attention=attention, warp=True).eval()
+    described, carried, detail = (torch.randn(1, c, h, w) for c, h, w in ((32, 20, 25), (32, 20, 25), (5, 40, 50)))
+    memory = carry.remember(keyframe(described, carried, detail))
+    found = carry(torch.roll(described, (2, -3), (2, 3)), memory, ["depth", "normals"])
+    for brought in found.values():
+        for got, was, scale in ((brought.coarse, carried, 1), (brought.detail, detail, 2)):
+            expected = torch.roll(was, (2 * scale, -3 * scale), (2, 3))
+            inside = (..., slice(4 * scale, -4 * scale), slice(5 * scale, -5 * scale))
+            likeness = F.cosine_similarity(got[inside], expected[inside], dim=1)
+            assert likeness.quantile(0.1) > 0.9
+            assert likeness.mean() > 0.95
 
 
 def test_each_task_looks_for_itself_and_only_when_it_is_wanted() -> None:
     torch.manual_seed(0)
     carry = propagation(8, attention="task", window=3).eval()
     described, carried = torch.randn(1, 8, 6, 8), torch.randn(1, 8, 6, 8)
-    memory = carry.remember(described, carried)
+    memory = carry.remember(keyframe(described, carried))
     asked: list[str] = []
     for task, part in carry.look_ups().items():
-        part.attention.register_forward_hook(lambda *_, task=task: asked.append(task))
+        part.attention.query.register_forward_hook(lambda *_, task=task: asked.append(task))
         torch.nn.init.normal_(part.attention.query.weight)
     found = carry(described, memory, ["normals", "depth"])
     assert asked == ["normals", "depth"]
-    assert not torch.allclose(found["normals"], found["depth"])
+    assert not torch.allclose(found["normals"].coarse, found["depth"].coarse)
 
 
 def test_several_keyframes_share_one_softmax() -> None:
@@ -150,25 +189,30 @@ def test_the_last_keyframes_are_remembered_and_no_more() -> None:
     memory = None
     for number in range(5):
         features = torch.full((1, 8, 6, 8), float(number))
-        memory = carry.remember(features, features, memory)
+        memory = carry.remember(keyframe(features, features), memory)
     side = 5 + 3 - 1
     tiles = memory.together["all"]
     assert tiles.keys.shape[2] == 3 * side * side
     centre = tiles.values.detach()[0, 0, side * side // 2 :: side * side, 0]
     assert [round(float(value)) for value in centre] == [4, 3, 2]
     other = torch.zeros(1, 8, 7, 9)
-    assert carry.remember(other, other, memory).together["all"].keys.shape[2] == side * side
+    assert carry.remember(keyframe(other, other), memory).together["all"].keys.shape[2] == side * side
 
 
 def test_a_keyframe_of_another_size_is_refused() -> None:
     carry = propagation(8, window=3)
-    memory = carry.remember(torch.zeros(1, 8, 6, 8), torch.zeros(1, 8, 6, 8))
+    memory = carry.remember(keyframe(torch.zeros(1, 8, 6, 8), torch.zeros(1, 8, 6, 8)))
     with pytest.raises(ValueError, match="make a new keyframe"):
         carry(torch.zeros(1, 8, 6, 9), memory, ["depth"])
 
 
 @pytest.mark.parametrize(
-    ("values", "words"), [({"frames": 0}, "at least one keyframe"), ({"attention": "both"}, '"shared" or "task"')]
+    ("values", "words"),
+    [
+        ({"frames": 0}, "at least one keyframe"),
+        ({"attention": "both"}, '"shared" or "task"'),
+        ({"warp": True, "frames": 2}, "set frames to 1"),
+    ],
 )
 def test_impossible_propagation_is_refused(values: dict[str, object], words: str) -> None:
     with pytest.raises(UserError, match=words):

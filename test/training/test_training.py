@@ -169,6 +169,14 @@ def test_another_way_to_carry_starts_from_what_the_old_one_knew() -> None:
         torch.testing.assert_close(part.fuse.state_dict(), trained.propagation.fuse.state_dict())
         assert part.attention.position_bias.shape == (9,)
     torch.testing.assert_close(model.fast_heads.state_dict(), trained.fast_heads.state_dict())
+    warping = carried_otherwise(trained, {"warp": True}).eval()
+    joins, joined = (m.propagation.fuse[0][0].weight for m in (warping, trained))
+    torch.testing.assert_close(joins[:, :16], joined)
+    assert not joins[:, 16:].any()
+    details = torch.rand(1, trained.fast.detail_channels, 8, 8)
+    coarse = {"depth": torch.rand(1, 8, 4, 4)}
+    carried = {"depth": torch.rand(1, trained.slow.detail_channels, 8, 8)}  # adds nothing yet
+    torch.testing.assert_close(warping.fast_heads(coarse, details, carried), trained.eval().fast_heads(coarse, details))
     assert carried_otherwise(trained, {}) is trained
     assert carried_otherwise(trained, {"channels": 8, "tasks": ["segmentation", "depth", "normals"]}) is trained
     with pytest.raises(UserError, match="'channels'.*cannot be changed"):
