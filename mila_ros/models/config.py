@@ -11,6 +11,10 @@ TASKS = ("segmentation", "depth", "normals")
 """Every task that a network can have, in the order in which they are published."""
 
 
+PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps")
+"""Every way to carry features from a keyframe."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The shape of a MILA network.
@@ -31,6 +35,8 @@ class ModelConfig:
     """timm name; runs on the half-size picture and is cut after its stride-16 stage."""
     slow_channels: int = 128
     """Width of the slow network's decoder."""
+    cross_attention: bool = False
+    """Sequential cross attention between tasks and scales in the slow network's decoder."""
     channels: int = 96
     """Channels of the stride-8 features that heads read, adversary compares and ILA carries."""
     head_channels: int = 64
@@ -40,6 +46,9 @@ class ModelConfig:
     """P: side of the square of keyframe positions that a pixel looks at, in stride-8 cells; odd."""
     query_channels: int = 96
     """Equal to `channels`, so that PyTorch's fused attention takes queries and values (ten times faster on a CPU)."""
+    propagation: str = "attention"
+    """How features are carried: "attention" (MILA's), "alignment" (implicit learnable alignment), both
+    ("attention+alignment"), or "laps" (periodic shift and leap attention)."""
     keys: str = "fast"
     """Which network describes the keyframe for look-up: "fast" (like meets like) or "slow" (as in the paper)."""
     attention: str = "shared"
@@ -76,6 +85,16 @@ class ModelConfig:
             raise UserError(f"window must be odd and positive; got {self.window}")
         if self.attention not in ("shared", "task"):
             raise UserError(f'attention must be "shared" or "task"; got "{self.attention}"')
+        if self.propagation not in PROPAGATIONS:
+            raise UserError(f'propagation must be one of {", ".join(PROPAGATIONS)}; got "{self.propagation}"')
+        if "attention" not in self.propagation:
+            asked = {"attention": self.attention != "shared", "frames": self.frames != 1, "warp": self.warp}
+            wrong = [name for name, changed in asked.items() if changed]
+            if wrong:
+                raise UserError(
+                    f"{', '.join(wrong)}: for local attention, which propagation: {self.propagation} has not; "
+                    "leave it out, or choose a propagation with attention"
+                )
         if self.frames < 1:
             raise UserError(f"frames: at least one keyframe must be remembered to carry from; got {self.frames}")
         if self.warp and self.frames > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,6 +78,30 @@ def sample_at(x: Tensor, shift: Tensor) -> Tensor:
         [(shift[:, 0] + columns) * (2.0 / width) - 1.0, (shift[:, 1] + rows[:, None]) * (2.0 / height) - 1.0], dim=-1
     )
     return F.grid_sample(x.float(), grid, "bilinear", "border", align_corners=False).to(x.dtype)
+
+
+HEAD_CHANNELS = 32
+"""Channels of an attention head."""
+
+
+def multi_head_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """Every position of one map attends to all positions of others.
+
+    Args:
+        query: (B, C, H, W).
+        keys, values: (B, C, h, w) each, of any sizes.
+
+    Returns:
+        (B, C, H, W).
+    """
+    heads = max(1, query.shape[1] // HEAD_CHANNELS)
+
+    def by_head(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, heads, H * W, C / heads)
+        return x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
+
+    key, value = (torch.cat([by_head(x) for x in maps], dim=2) for maps in (keys, values))
+    found = F.scaled_dot_product_attention(by_head(query), key, value)
+    return found.transpose(2, 3).reshape(query.shape)
 
 
 class PyramidContext(nn.Module):

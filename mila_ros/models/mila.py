@@ -11,7 +11,7 @@ Source: Kim et al., "MILA: Multi-Task Learning from Videos via Efficient Inter-F
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.heads import Heads, best_class, metric_depth, unit_normals
 from mila_ros.models.layers import resize
 from mila_ros.models.networks import FastNetwork, Features, SlowNetwork
-from mila_ros.models.propagation import Keyframe, Remembered, make_propagation
+from mila_ros.models.propagation import Keyframe
+from mila_ros.models.propagations import make_propagation
 
 STRIDE = 32
 """Pictures are padded to multiples of this, the deepest stride."""
@@ -31,7 +32,8 @@ class Memory(NamedTuple):
 
     features: Features
     """The slow network's; `predict` takes them as they are."""
-    tiles: Remembered
+    remembered: Any
+    """By the way that carries features (propagation.py)."""
 
 
 class Mila(nn.Module):
@@ -41,7 +43,8 @@ class Mila(nn.Module):
         super().__init__()
         self.config = config
         c = config.channels
-        self.slow = SlowNetwork(config.slow_backbone, config.slow_channels, c, config.pretrained)
+        tasks = len(config.tasks) if config.cross_attention else 0
+        self.slow = SlowNetwork(config.slow_backbone, config.slow_channels, c, config.pretrained, tasks)
         self.fast = FastNetwork(config.fast_backbone, c, config.pretrained)
         self.propagation = make_propagation(config)
         self.slow_heads = Heads(config, self.slow.detail_channels)
@@ -66,7 +69,7 @@ class Mila(nn.Module):
             if glance is None:
                 raise ValueError("the fast network describes keyframes here: its features are needed, too")
             described = glance.coarse
-        remembered = None if before is None else before.tiles
+        remembered = None if before is None else before.remembered
         keyframe = Keyframe(described, features.coarse, features.detail)
         return Memory(features, self.propagation.remember(keyframe, remembered))
 
@@ -95,7 +98,7 @@ class Mila(nn.Module):
         if memory is None:
             return features
         tasks = self.config.tasks if tasks is None else tasks
-        return features.joined(self.propagation(features.coarse, memory.tiles, tasks))
+        return features.joined(self.propagation(features.coarse, memory.remembered, tasks))
 
     def predict(
         self, features: Features, tasks: Sequence[str], focal: Tensor, size: tuple[int, int]

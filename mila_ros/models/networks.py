@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mila_ros.models.backbones import Backbone
+from mila_ros.models.cross_attention import SequentialCrossAttention
 from mila_ros.models.layers import ConvBlock, PyramidContext, ResidualBlock, resize, separable
 from mila_ros.models.propagation import Carried
 
@@ -48,7 +49,8 @@ class Features(NamedTuple):
 class SlowNetwork(nn.Module):
     """Backbone to stride 32, context over the whole picture, top-down decoder to stride 8 (FPN, Lin et al. 2017)."""
 
-    def __init__(self, backbone: str, channels: int, out_channels: int, pretrained: bool) -> None:
+    def __init__(self, backbone: str, channels: int, out_channels: int, pretrained: bool, cross_tasks: int = 0) -> None:
+        """cross_tasks: how many tasks attend to each other between strides 32 and 16; 0: no cross attention."""
         super().__init__()
         self.backbone = Backbone(backbone, (4, 8, 16, 32), pretrained, drop_path=0.1)
         c4, c8, c16, c32 = self.backbone.channels
@@ -56,6 +58,7 @@ class SlowNetwork(nn.Module):
         self.context = PyramidContext(c32, channels)
         self.lateral16 = ConvBlock(c16, channels)
         self.merge16 = ConvBlock(channels, channels, 3)
+        self.cross = SequentialCrossAttention(cross_tasks, channels) if cross_tasks else None
         self.lateral8 = ConvBlock(c8, channels)
         self.fuse = nn.Sequential(ConvBlock(3 * channels, channels), nn.Dropout2d(0.1))
         self.refine = nn.Sequential(
@@ -66,7 +69,11 @@ class SlowNetwork(nn.Module):
         """(B, 3, H, W), RGB in 0..1, H and W multiples of 32 -> (B, C, H/8, W/8), (B, C_d, H/4, W/4)."""
         f4, f8, f16, f32 = self.backbone(image)
         p32 = self.context(f32)
+        if self.cross is not None:
+            p32 = self.cross.deepest(p32)
         p16 = self.merge16(self.lateral16(f16) + resize(p32, f16.shape[-2:]))
+        if self.cross is not None:
+            p16, p32 = self.cross(p16, p32)
         p8 = self.lateral8(f8) + resize(p16, f8.shape[-2:])
         levels = [p8, resize(p16, f8.shape[-2:]), resize(p32, f8.shape[-2:])]
         return self.refine(self.fuse(torch.cat(levels, dim=1))), f4

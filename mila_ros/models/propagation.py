@@ -1,16 +1,19 @@
-"""How a keyframe's features reach the current frame, and how they are joined with what is seen now."""
+"""How a keyframe's features reach the current frame: what every way to carry them takes and gives.
+
+The ways themselves stand in attention.py (MILA's own), alignment.py and laps.py; propagations.py chooses one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from mila_ros.models.config import ModelConfig
-from mila_ros.models.ila import KeyTiles, LocalAttention
-from mila_ros.models.layers import ConvBlock, resize, sample_at
+from mila_ros.models.layers import ConvBlock
+
+if TYPE_CHECKING:
+    from mila_ros.models.attention import LookUp
 
 
 class Keyframe(NamedTuple):
@@ -24,18 +27,6 @@ class Keyframe(NamedTuple):
     """(B, C_d, 2 H, 2 W), the slow network's details."""
 
 
-class Remembered(NamedTuple):
-    """Keyframes as propagation wants them; the keys are names of look-ups."""
-
-    newest: Mapping[str, KeyTiles]
-    before: tuple[Mapping[str, KeyTiles], ...]
-    """The keyframes before it that are still looked up, the latest first."""
-    together: Mapping[str, KeyTiles]
-    """All of them joined: once a keyframe, not once a frame."""
-    maps: tuple[Tensor, Tensor] | None
-    """The newest keyframe's features and details, kept where they are to be warped."""
-
-
 class Carried(NamedTuple):
     """What reaches a task's head from keyframes."""
 
@@ -45,71 +36,33 @@ class Carried(NamedTuple):
     """(B, C_d, 2 H, 2 W): the keyframe's details, where they are now; None without `warp`."""
 
 
-class LookUp(nn.Module):
-    """Local attention, and a residual that joins what it found with what is seen now.
+def joining(channels_in: int, channels: int) -> nn.Sequential:
+    """A residual from several maps, (B, C_in, H, W) -> (B, C, H, W), which starts at zero.
 
-    It starts as a look-up and no more: values are the slow network's features themselves, queries and keys compare
-    like with like, near places are preferred, and what is seen now adds nothing. So training starts from the slow
-    network's quality and not from noise.
-
-    What attention brings is a mean over a window, and blurred. With `warp` the keyframe is sampled at the mean place
-    instead, between cells too, and the mean is one more input of the residual. (Deep Feature Flow, Zhu et al., CVPR
-    2017, warps by the flow of a network of its own; here the flow is a by-product.)
+    So training starts from what was carried, the slow network's quality, and not from noise.
     """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        c = config.channels
-        self.attention = LocalAttention(
-            c, c, c, config.query_channels, c, config.window, config.tile, config.frames, locate=config.warp
-        )
-        self.attention.start_as_look_up()
-        last = nn.Conv2d(c, c, 1)
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
-        self.fuse = nn.Sequential(ConvBlock(3 * c if config.warp else 2 * c, c), last)
-
-    def look_up(self, current: Tensor, keyframes: KeyTiles, maps: tuple[Tensor, Tensor] | None) -> Carried:
-        """(B, C, H, W), keyframes, and the newest one's own maps if there is something to warp."""
-        found, shift = self.attention.look(current, keyframes)
-        if shift is None:
-            return Carried(found + self.fuse(torch.cat([current, found], dim=1)), None)
-        assert maps is not None
-        coarse, detail = maps
-        there = sample_at(coarse, shift)
-        joined = there + self.fuse(torch.cat([current, found, there], dim=1))
-        finer = resize(shift, detail.shape[-2:]) * (detail.shape[-1] / coarse.shape[-1])
-        return Carried(joined, sample_at(detail, finer))
+    last = nn.Conv2d(channels, channels, 1)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    return nn.Sequential(ConvBlock(channels_in, channels), last)
 
 
 class Propagation(nn.Module):
-    """Every way to carry features has these two calls. Here: local attention (ila.py), by one look-up or several."""
+    """Every way to carry features has these two calls."""
 
     def look_ups(self) -> Mapping[str, LookUp]:
-        """By name: of a task, or "all" for every task."""
-        raise NotImplementedError
+        """Local attention inside, by name: of a task, or "all" for every task; where there is none, nothing."""
+        return {}
 
-    def remember(self, keyframe: Keyframe, before: Remembered | None = None) -> Remembered:
+    def remember(self, keyframe: Keyframe, before: Any = None) -> Any:
         """Prepare a keyframe, once.
 
-        before: what was remembered until now; the last T - 1 keyframes of it are kept, if they have this size.
+        before: what was remembered until now; of several keyframes the last are kept, if they have this size.
         """
-        described, carried, detail = keyframe
-        attention = {name: part.attention for name, part in self.look_ups().items()}
-        newest = {name: part.remember(described, carried) for name, part in attention.items()}
-        older: list[Mapping[str, KeyTiles]] = []
-        if before is not None:
-            size, kept = tuple(described.shape[-2:]), next(iter(attention.values())).frames - 1
-            known = [before.newest, *before.before][:kept]
-            older = [tiles for tiles in known if all((t.height, t.width) == size for t in tiles.values())]
-        together = {
-            name: part.joined(newest[name], [tiles[name] for tiles in older]) for name, part in attention.items()
-        }
-        warped = any(part.locate for part in attention.values())
-        return Remembered(newest, tuple(older), together, (carried, detail) if warped else None)
+        raise NotImplementedError
 
-    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
-        """(B, C, H, W) and keyframes -> what is known for each of the tasks; only what these need is looked up.
+    def forward(self, current: Tensor, memory: Any, tasks: Sequence[str]) -> dict[str, Carried]:
+        """(B, C, H, W) and what is remembered -> what is known for each of the tasks; only what these need is computed.
 
         Raises:
             ValueError: the keyframes are of another size.
@@ -117,31 +70,12 @@ class Propagation(nn.Module):
         raise NotImplementedError
 
 
-class SharedPropagation(LookUp, Propagation):
-    """One look-up for all tasks."""
-
-    def look_ups(self) -> Mapping[str, LookUp]:
-        return {"all": self}
-
-    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
-        return dict.fromkeys(tasks, self.look_up(current, memory.together["all"], memory.maps))
-
-
-class TaskPropagation(Propagation):
-    """A look-up, so a query, key and value, for each task (task-specific attention, TS)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.tasks = nn.ModuleDict({task: LookUp(config) for task in config.tasks})
-
-    def look_ups(self) -> Mapping[str, LookUp]:
-        return dict(self.tasks.items())  # type: ignore[arg-type]
-
-    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
-        parts = self.look_ups()
-        return {task: parts[task].look_up(current, memory.together[task], memory.maps) for task in tasks}
-
-
-def make_propagation(config: ModelConfig) -> Propagation:
-    """The way to carry features that a configuration asks for."""
-    return TaskPropagation(config) if config.attention == "task" else SharedPropagation(config)
+def check_size(current: Tensor, keyframe: Tensor) -> None:
+    """Raises:
+    ValueError: the keyframe's map has another size than the frame's (the camera's resolution has changed).
+    """
+    (height, width), size = current.shape[-2:], keyframe.shape[-2:]
+    if (height, width) != tuple(size):
+        raise ValueError(
+            f"keyframe of {size[0]} x {size[1]} cells cannot answer a frame of {height} x {width}: make a new keyframe"
+        )

@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from mila_ros.errors import UserError
+from mila_ros.models.attention import Remembered
 from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.ila import KeyTiles
 from mila_ros.models.mila import Memory, Mila
 from mila_ros.models.networks import Features
-from mila_ros.models.propagation import Remembered
 
 FORMAT = "mila_ros/onnx/1"
 OPSET = 18
@@ -67,7 +67,7 @@ class SlowGraph(_Answering):
 
     def forward(self, image: Tensor, focal: Tensor) -> tuple[Tensor, ...]:
         memory = self.model.keyframe(image)
-        return (*self.answers(memory.features, focal), *remembered_tensors(memory.tiles, newest=True).values())
+        return (*self.answers(memory.features, focal), *remembered_tensors(memory.remembered, newest=True).values())
 
 
 class FastGraph(_Answering):
@@ -78,12 +78,12 @@ class FastGraph(_Answering):
         self._like = like
 
     def forward(self, image: Tensor, focal: Tensor, *tiles: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(remembered_tensors(self._like.tiles), tiles, strict=True))
+        given = dict(zip(remembered_tensors(self._like.remembered), tiles, strict=True))
         together: Mapping[str, KeyTiles] = {
             name: look_up._replace(keys=given[f"keys_{name}"], values=given[f"values_{name}"])
-            for name, look_up in self._like.tiles.together.items()
+            for name, look_up in self._like.remembered.together.items()
         }
-        maps = (given["coarse"], given["detail"]) if self._like.tiles.maps is not None else None
+        maps = (given["coarse"], given["detail"]) if self._like.remembered.maps is not None else None
         glance = self.model.glance(image)
         memory = Memory(self._like.features, Remembered(together, (), together, maps))
         return self.answers(self.model.propagate(glance, memory), focal)
@@ -121,6 +121,8 @@ def export(
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"export needs {', '.join(missing)}: pip install {' '.join(_NEEDED)}")
+    if model.config.propagation != "attention":
+        raise UserError(f"only networks with propagation: attention can be exported, not {model.config.propagation}")
     model = fuse_for_inference(model.float().cpu().eval())
     seen = model.working_size(*size)
     output = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
@@ -132,9 +134,9 @@ def export(
         memory = model.keyframe(image)
         for _ in range(frames - 1):
             memory = model.keyframe(image, memory)
-    given_memory = remembered_tensors(memory.tiles)
+    given_memory = remembered_tensors(memory.remembered)
     names, remembered = list(given_memory), list(given_memory.values())
-    newest = list(remembered_tensors(memory.tiles, newest=True).values())
+    newest = list(remembered_tensors(memory.remembered, newest=True).values())
     slow, fast = SlowGraph(model, output).eval(), FastGraph(model, output, memory).eval()
     tasks = list(model.config.tasks)
     given = {"slow": (image, focal), "fast": (later, focal, *remembered)}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import Features
-from mila_ros.models.propagation import Carried, Keyframe, Remembered
+from mila_ros.models.propagation import Carried, Keyframe
 from mila_ros.training.adversary import PatchCritic, adversarial_losses, rising
 from mila_ros.training.augmentation import Batch
 from mila_ros.training.losses import distillation_losses, feature_loss, task_losses, uncertainty_weighted
@@ -136,7 +137,7 @@ class FastStep(Step):
             seen, details = model.fast(torch.cat([*past, image]))
             *described, current = seen.split(count)
             detail = details[-count:]
-        memory: Remembered | None = None
+        memory: Any = None
         for looks, knows in reversed(list(zip(described, carried, strict=True))):
             memory = model.propagation.remember(Keyframe(looks, *knows), memory)
         assert memory is not None

@@ -56,7 +56,7 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
 
 _SHOWN = 4
 """Validation frames in a picture."""
-CARRYING = ("attention", "frames", "window", "keys", "tile", "warp")
+CARRYING = ("attention", "frames", "window", "keys", "tile", "warp", "propagation")
 """Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
 
 
@@ -79,8 +79,9 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
     model = Mila(ModelConfig.from_dict(own | changes))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
     model.load_state_dict(_fitted(weights, model))
+    model.propagation.load_state_dict(_fitted(trained.propagation.state_dict(), model.propagation))
     known = trained.propagation.look_ups()
-    for name, part in model.propagation.look_ups().items():
+    for name, part in model.propagation.look_ups().items() if known else ():
         source = known.get(name) or known.get("all") or next(iter(known.values()))
         part.load_state_dict(_fitted(source.state_dict(), part))
     return model

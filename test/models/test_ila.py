@@ -8,7 +8,8 @@ from torch import Tensor
 from mila_ros.errors import UserError
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.ila import LocalAttention
-from mila_ros.models.propagation import Keyframe, Propagation, make_propagation
+from mila_ros.models.propagation import Keyframe, Propagation
+from mila_ros.models.propagations import make_propagation
 
 
 def reference(attention: LocalAttention, features: Tensor, described: Tensor, carried: Tensor) -> Tensor:
@@ -212,6 +213,9 @@ def test_a_keyframe_of_another_size_is_refused() -> None:
         ({"frames": 0}, "at least one keyframe"),
         ({"attention": "both"}, '"shared" or "task"'),
         ({"warp": True, "frames": 2}, "set frames to 1"),
+        ({"propagation": "flow"}, 'one of attention, alignment, attention.alignment, laps; got "flow"'),
+        ({"propagation": "laps", "warp": True}, "warp: for local attention, which propagation: laps has not"),
+        ({"propagation": "alignment", "frames": 2, "attention": "task"}, "attention, frames: for local attention"),
     ],
 )
 def test_impossible_propagation_is_refused(values: dict[str, object], words: str) -> None:

@@ -1,0 +1,66 @@
+"""A step of the fast stage, for every way to carry features: what learns, and what pictures without a keyframe get."""
+
+import pytest
+import torch
+
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.mila import Mila
+from mila_ros.training.augmentation import Augmentation, Batch
+from mila_ros.training.data import Batches, Pool
+from mila_ros.training.settings import TrainSettings
+from mila_ros.training.steps import FastStep
+from mila_ros.worlds.labels import load_labels
+
+CLASSES = load_labels("nyu40").classes
+WAYS = [
+    {},
+    {"warp": True},
+    {"attention": "task", "warp": True},
+    {"frames": 2},
+    {"keys": "slow"},
+    {"propagation": "alignment"},
+    {"propagation": "attention+alignment", "warp": True},
+    {"propagation": "laps"},
+    {"cross_attention": True},
+]
+
+
+def stage(way: dict[str, object], alone: float, pool: Pool) -> tuple[FastStep, Batch]:
+    torch.manual_seed(0)
+    model = Mila(
+        ModelConfig.from_dict(ModelConfig.tiny().to_dict() | {"classes": CLASSES, "working_pixels": 64 * 96} | way)
+    )
+    for parameter in model.propagation.parameters():  # past the zeros that it starts with
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    settings = TrainSettings(data="nyuv2:unused", rendered_clips=0, alone=alone)
+    augmentation = Augmentation(64, 96, colour=0.0)
+    batches = Batches([(pool, 1.0)], 3, augmentation, model.config.frames, torch.Generator().manual_seed(0))
+    return FastStep(model, settings, torch.ones(len(CLASSES))).train(), batches.next()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+def test_everything_that_is_trained_learns_and_nothing_else(pool: Pool, way: dict[str, object], half: bool) -> None:
+    step, batch = stage(way, 0.0, pool)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        losses = step(batch)
+    sum(losses.values()).backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    for name, parameter in step.model.named_parameters():
+        learns = parameter.grad is not None and bool(parameter.grad.any())
+        trained = name.startswith(("fast.", "propagation.", "fast_heads."))
+        # A constant added to every score of a softmax changes nothing: such biases have no gradient, but for rounding.
+        if trained and not name.endswith(("attention.key.bias", "query_key.bias")):
+            assert learns, name
+        if not trained:
+            assert parameter.grad is None, name
+
+
+@pytest.mark.parametrize("way", [{}, {"warp": True}, {"propagation": "laps"}], ids=str)
+def test_pictures_without_a_keyframe_learn_nothing_from_it(pool: Pool, way: dict[str, object]) -> None:
+    step, batch = stage(way, 1.0, pool)
+    sum(step(batch).values()).backward()
+    for name, parameter in step.model.propagation.named_parameters():
+        assert parameter.grad is None or not parameter.grad.any(), name
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in step.model.fast.parameters())
