@@ -41,6 +41,9 @@ class Seen:
 class Carrier(Protocol):
     """A way to answer a frame from what is remembered."""
 
+    needs: tuple[str, ...]
+    """Which networks look at a frame between keyframes."""
+
     def remember(self, keyframe: Seen, before: Any) -> Any:
         """The memory after a keyframe; before: the memory until then, None at first."""
 
@@ -53,6 +56,8 @@ class Carrier(Protocol):
 
 class Attention:
     """MILA's own."""
+
+    needs = ("fast",)
 
     def __init__(self, model: Mila) -> None:
         self._model = model
@@ -70,6 +75,8 @@ class Attention:
 
 class Reuse:
     """The keyframe's features, unwarped."""
+
+    needs: tuple[str, ...] = ()
 
     def __init__(self, _model: Mila) -> None:
         pass

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
+from mila_ros.evaluation import cost
 from mila_ros.evaluation.carriers import Seen, make_carrier
+from mila_ros.evaluation.consistency import Consistency
 from mila_ros.evaluation.metrics import TaskMetrics, frame_tensors
+from mila_ros.evaluation.video_consistency import VideoConsistency
 from mila_ros.models.flops import count_flops
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import Features
+from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.world import World
 
 
@@ -27,6 +32,7 @@ def compare_videos(
     distances: Sequence[int],
     intervals: Sequence[int],
     carriers: Sequence[str] = ("mila",),
+    timed: bool = False,
 ) -> tuple[dict[str, dict[str, Any]], int]:
     """Metrics by method: "slow", "fast", and by carrier "X@D" (a keyframe D frames ago), "X/K" (each K frames one).
 
@@ -37,6 +43,7 @@ def compare_videos(
         world: with videos.
         distances, intervals: D and K, in frames; intervals are left out where few frames of a video are labelled.
         carriers: names of ways to answer from a keyframe (carriers.py).
+        timed: also measure milliseconds (cost.py).
 
     Returns:
         the metrics, and how many frames were judged.
@@ -50,20 +57,26 @@ def compare_videos(
         # Labels at one place of each video would always be judged at the same age of the keyframe.
         intervals = ()
     made = {name: make_carrier(name, model) for name in carriers}
-    names = ["slow", "fast"]
-    for name in carriers:
-        names += [*(f"{name}@{d}" for d in distances), *(f"{name}/{k}" for k in intervals)]
-    totals = {name: TaskMetrics(tasks, len(model.config.classes)) for name in names}
+    parts = {"slow": ("slow", "answer slow"), "fast": ("fast", "answer fast")}
+    for name, carrier in made.items():
+        for method in (*(f"{name}@{d}" for d in distances), *(f"{name}/{k}" for k in intervals)):
+            # On a keyframe of an interval the slow network looks as well, and it is prepared.
+            parts[method] = (*carrier.needs, f"slow {method}", f"carry {method}", f"answer {method}")
+    totals = {method: TaskMetrics(tasks, len(model.config.classes)) for method in parts}
+    steady, clock = Steadiness(), cost.Clock(device, timed)
     # So many frames back lies the oldest keyframe that is looked up.
     reach = max((d + (remembered - 1) * (d + 1) for d in distances), default=0)
     judged, size = 0, (0, 0)
     for video in world.videos:
         seen: dict[int, Seen] = {}  # by frame
         running: dict[str, Any] = {}  # by method: as the robot remembers it
+        steady.new_video()
         for index in tqdm(video, desc="compare", unit="frame", file=sys.stderr):
-            image, intrinsics, truth = frame_tensors(world[index], device)
-            size, focal = (image.shape[-2], image.shape[-1]), intrinsics[:, 0]
-            slow, fast = model.features(image), model.glance(image)
+            frame = world[index]
+            image, intrinsics, truth = frame_tensors(frame, device)
+            size = (image.shape[-2], image.shape[-1])
+            slow = clock("slow", partial(model.features, image))
+            fast = clock("fast", partial(model.glance, image))
             now = seen[index] = Seen(image, slow, fast)
             seen.pop(index - reach - 1, None)
             carried: dict[str, Features] = {"slow": slow, "fast": fast}
@@ -71,36 +84,76 @@ def compare_videos(
                 for interval in intervals:
                     method = f"{name}/{interval}"
                     if (index - video.start) % interval == 0:
-                        running[method] = carrier.remember(now, running.get(method))
+                        remember = partial(carrier.remember, now, running.get(method))
+                        running[method] = clock(f"carry {method}", remember)
+                        clock.repeat("slow", f"slow {method}")
                         carried[method] = slow
                     else:
-                        carried[method] = carrier.carry(now, running[method])
-            if index - video.start < reach or all(known is None for known in truth.values()):
+                        carried[method] = clock(f"carry {method}", partial(carrier.carry, now, running[method]))
+            if index - video.start < reach:
+                clock.frame({})
                 continue
             for name, carrier in made.items():
                 for distance in distances:
                     memory: Any = None
                     for keyframe in reversed(range(remembered)):  # the oldest first
                         memory = carrier.remember(seen[index - distance - keyframe * (distance + 1)], memory)
-                    carried[f"{name}@{distance}"] = carrier.carry(now, memory)
-            for name, features in carried.items():
-                totals[name].update(model.answer(features, tasks, focal, size, confidence=False), truth)
-            judged += 1
+                    method = f"{name}@{distance}"
+                    carried[method] = clock(f"carry {method}", partial(carrier.carry, now, memory))
+            known = any(value is not None for value in truth.values())
+            answers = {}
+            for method, features in carried.items() if known or world.labelled is None else ():
+                ask = partial(model.answer, features, tasks, intrinsics[:, 0], size, confidence=False)
+                answers[method] = clock(f"answer {method}", ask)
+                totals[method].update(answers[method], truth)
+            if answers:
+                steady.update(index, frame, answers)
+                judged += known
+                clock.frame(parts)
+            else:
+                clock.frame({})
     if not judged:
         raise UserError(
             f"no video has a labelled frame with {reach} frames before it, which the distances {list(distances)} with "
             f"{remembered} remembered keyframe(s) ask for: choose smaller --distances"
         )
     flops = count_flops(model, *size)
-    results: dict[str, dict[str, Any]] = {}
-    for name, total in totals.items():
-        if name in ("slow", "fast"):
-            cost: float = {"slow": flops.slow_frame, "fast": flops.fast + flops.heads}[name]
-        else:
-            cost = made[re.split("[@/]", name)[0]].frame_flops(flops)
-        if "/" in name:
-            interval = int(name.split("/")[1])
-            keyframe_cost = flops.slow + flops.heads_slow if name.startswith("mila") else flops.slow_frame
-            cost = (keyframe_cost + (interval - 1) * cost) / interval
-        results[name] = total.compute() | {"gflops": cost / 1e9}
+    found = steady.compute()
+    results = {
+        method: total.compute() | found.get(method, {}) | cost.gflops(method, flops, made) | clock.compute(method)
+        for method, total in totals.items()
+    }
     return results, judged
+
+
+class Steadiness:
+    """Video consistency (where every frame is labelled) and agreement along the motion, of all methods."""
+
+    def __init__(self) -> None:
+        self._motion, self._classes = Consistency(), VideoConsistency()
+        self._jump = 0
+
+    def new_video(self) -> None:
+        self._classes.new_video()
+        self._jump += 1_000_000  # frames of different videos are not compared
+
+    def update(self, index: int, frame: Frame, answers: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The next frame of the video, its index, and its answers by method and task."""
+        arrays = {name: {task: v[0].cpu().numpy() for task, v in by.items()} for name, by in answers.items()}
+        self._motion.update(frame.rgb, arrays, (self._jump + index) * 33_333_333)
+        if frame.labels is None:
+            self._classes.new_video()
+        elif all("segmentation" in by for by in arrays.values()):
+            self._classes.update({name: by["segmentation"] for name, by in arrays.items()}, frame.labels)
+
+    def compute(self) -> dict[str, dict[str, Any]]:
+        """By method: `consistency` (consistency.py) and `video_consistency` (video_consistency.py)."""
+        motion, classes = self._motion.compute(), self._classes.compute()
+        return {
+            name: {
+                key: values[name]
+                for key, values in (("consistency", motion), ("video_consistency", classes))
+                if name in values
+            }
+            for name in {**motion, **classes}
+        }

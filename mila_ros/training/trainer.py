@@ -19,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
-from mila_ros.evaluation.compare import compare_frames, format_table
+from mila_ros.evaluation.compare import compare_frames
+from mila_ros.evaluation.comparison_table import format_table
 from mila_ros.models.checkpoint import load_model, read_header, resolve, save_model
 from mila_ros.models.config import TASKS, ModelConfig
 from mila_ros.models.mila import Mila

@@ -115,9 +115,17 @@ def kinds() -> dict[str, type[World]]:
     from mila_ros.worlds.camvid import CamVid
     from mila_ros.worlds.cityscapes import Cityscapes
     from mila_ros.worlds.nyuv2 import NyuV2
+    from mila_ros.worlds.rendered_clips import RenderedClips
     from mila_ros.worlds.rgbd import RgbdFolder
 
-    return {"bag": BagWorld, "camvid": CamVid, "cityscapes": Cityscapes, "nyuv2": NyuV2, "rgbd": RgbdFolder}
+    return {
+        "bag": BagWorld,
+        "camvid": CamVid,
+        "cityscapes": Cityscapes,
+        "nyuv2": NyuV2,
+        "rendered": RenderedClips,
+        "rgbd": RgbdFolder,
+    }
 
 
 C = TypeVar("C", Intrinsics, None)

@@ -44,7 +44,10 @@ def test_methods_are_judged_on_the_frames_that_have_a_past(drive: CamVid) -> Non
     assert set(results) == {"slow", "fast", "mila@1", "mila@4", "mila/1", "mila/5"}
     assert results["mila/1"]["segmentation"] == results["slow"]["segmentation"]  # every frame a keyframe
     assert results["mila/5"]["gflops"] < results["slow"]["gflops"]
-    assert set(results["slow"]) == {"segmentation", "gflops"}
+    assert set(results["slow"]) == {"segmentation", "consistency", "video_consistency", "gflops", "gflops_worst"}
+    assert results["slow"]["consistency"]["pairs"] == 7
+    assert results["mila/5"]["gflops_worst"] >= results["slow"]["gflops_worst"] > results["mila/5"]["gflops"]
+    assert results["mila@1"]["gflops_worst"] == results["mila@1"]["gflops"]
 
 
 def test_several_keyframes_need_a_longer_past(drive: CamVid) -> None:
