@@ -62,5 +62,5 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     annotation.unlink()
     with pytest.raises(UserError, match=r"valannot/0016E5_07959.png is missing"):
         CamVid(folder)
-    with pytest.raises(UserError, match="the kind one of bag, camvid, cityscapes, nyuv2, rgbd"):
+    with pytest.raises(UserError, match="the kind one of bag, camvid, cityscapes, nyuv2, rendered, rgbd"):
         open_world("kitti:somewhere")
