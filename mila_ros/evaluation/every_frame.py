@@ -20,6 +20,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mila_ros.camera_info import CameraInfoError
+from mila_ros.evaluation.calibration import Calibration
 from mila_ros.evaluation.consistency import Consistency, angle_between
 from mila_ros.evaluation.ground_truth import GroundTruth, as_tensors
 from mila_ros.evaluation.prefetch import prefetched
@@ -68,7 +69,8 @@ class EveryFrame:
     """What one pass gives."""
 
     methods: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By method: as Tally.compute, with `consistency` and (but for "slow") `agreement` with the slow network."""
+    """By method: as Tally.compute, with `consistency`, `calibration` (where there are labels) and (but for "slow")
+    `agreement` with the slow network."""
     frames: int = 0
     with_truth: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("depth", "labels", "normals"), 0))
     """How many had it in the recording, by kind."""
@@ -110,6 +112,7 @@ class EveryFramePass:
         self._tallies = {name: Tally(tasks, classes) for name in self._names}
         self._agreement = {name: Tally(tasks, classes) for name in self._names[1:]}
         self._consistency = Consistency()
+        self._calibration = {name: Calibration() for name in self._names}
         self._running: dict[int, Memory] = {}
         self._begun: dict[int, int] = {}
         self._size: tuple[int, int] | None = None
@@ -156,6 +159,9 @@ class EveryFramePass:
         consistency = self._consistency.compute()
         for name, tally in self._tallies.items():
             result.methods[name] = tally.compute() | {"consistency": consistency.get(name, {})}
+            calibration = self._calibration[name].compute()
+            if calibration is not None:
+                result.methods[name]["calibration"] = calibration
             if name in self._agreement:
                 result.methods[name]["agreement"] = self._agreement[name].compute()["metrics"]
             result.sums[name] = tally.total.sums()
@@ -186,9 +192,9 @@ class EveryFramePass:
             self._running.clear()
             self._size = picture.size
         focal = frame.intrinsics.fx
-        answers: dict[str, Arrays] = {}
         self._time({"slow": seen.slow_ms})
-        answers["slow"] = self._arrays(engine.answer_keyframe(picture, alone, engine.tasks, focal))
+        sure = "segmentation" in arrays  # it costs as much as the task's answers, so only where it can be judged
+        given = {"slow": self._timed(engine.answer_keyframe(picture, alone, engine.tasks, focal, sure))}
         distances: dict[str, int] = {}
         for interval in self._intervals:
             name = f"mila/{interval}"
@@ -199,10 +205,14 @@ class EveryFramePass:
                     memory, slow_ms = engine.keyframe(picture, before)
                     self._time({"slow": slow_ms})
                 self._running[interval], self._begun[interval] = memory, number
-                answers[name] = answers["slow"]
+                given[name] = given["slow"]
             else:
-                answers[name] = self._arrays(engine.answer(picture, before, engine.tasks, focal))
+                given[name] = self._timed(engine.answer(picture, before, engine.tasks, focal, sure))
             distances[name] = number - self._begun[interval]
+        answers = {name: answer.by_task() for name, answer in given.items()}
+        for name, answer in given.items() if sure else ():
+            if answer.confidence is not None and answer.segmentation is not None:
+                self._calibration[name].update(answer.confidence, answer.segmentation, arrays["segmentation"])
         truth, said = as_tensors(arrays), {name: as_tensors(a) for name, a in answers.items()}
         for name, tally in self._tallies.items():
             tally.add(said[name], truth, stamp_ns, distances.get(name))
@@ -236,9 +246,9 @@ class EveryFramePass:
         if self._on_frame is not None:
             self._on_frame(shown)
 
-    def _arrays(self, answer: Answer) -> Arrays:
+    def _timed(self, answer: Answer) -> Answer:
         self._time(answer.milliseconds)
-        return answer.by_task()
+        return answer
 
     def _time(self, stages: dict[str, float]) -> None:
         for name, milliseconds in stages.items():

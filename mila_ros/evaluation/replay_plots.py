@@ -93,6 +93,24 @@ def by_depth_range(methods: Mapping[str, Mapping[str, Any]]) -> str | None:
     return as_svg(fig, "ranges")
 
 
+def calibration(methods: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """How often answers of each confidence are right; on the dotted line, as often as they say."""
+    shown = {name: m["calibration"] for name, m in methods.items() if m.get("calibration")}
+    if not shown:
+        return None
+    fig, panels = new_figure(5.6, 2.9)
+    axes: Axes = panels[0]
+    axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1.0, linestyle=":")
+    for index, (name, found) in enumerate(shown.items()):
+        sure, right = (100 * np.array(found[key]) for key in ("confidence", "accuracy"))
+        colour = WARM if name == "slow" else _colour(index - 1)
+        axes.plot(sure, right, color=colour, marker="o", markersize=3, label=f"{name}, ECE {100 * found['ece']:.1f} %")
+    axes.set(title="Confidence of classes", xlabel="confidence, %", ylabel="pixels that are right, %")
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    axes.legend(loc="upper left")
+    return as_svg(fig, "calibration")
+
+
 def stage_times(milliseconds: Mapping[str, float]) -> str | None:
     """Mean time of one run of each stage; None where nothing ran."""
     if not milliseconds:

@@ -166,13 +166,14 @@ def _column(shown: Shown, table: pictures.Rgb, farthest: float, start_ns: int) -
 
 
 def _plots(found: Mapping[str, Any], methods: Mapping[str, Any], runs: Mapping[str, Any]) -> dict[str, str | None]:
-    drawn: dict[str, str | None] = dict.fromkeys(("distance", "time", "ranges", "stages", "ages"))
+    drawn: dict[str, str | None] = dict.fromkeys(("distance", "time", "ranges", "calibration", "stages", "ages"))
     with plots.styled():
         if methods:
             stamps = methods["slow"]["over_time"].get("stamp_ns", [0])
             drawn["distance"] = replay_plots.by_distance(methods)
             drawn["time"] = replay_plots.over_time(methods, stamps[0])
             drawn["ranges"] = replay_plots.by_depth_range(methods)
+            drawn["calibration"] = replay_plots.calibration(methods)
             drawn["stages"] = replay_plots.stage_times(found["every_frame"]["milliseconds"])
         if runs:
             drawn["ages"] = replay_plots.answer_ages(runs)

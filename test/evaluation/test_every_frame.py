@@ -55,6 +55,11 @@ def test_methods_agree_on_keyframes_and_are_told_apart_between_them(bag_path) ->
     assert list(methods) == ["slow", "mila/4"]
     assert set(methods["mila/4"]["by_distance"]) == {"0", "1", "2", "3"}
     assert methods["mila/4"]["agreement"]["segmentation"]["pixel_accuracy"] < 1
+    for values in methods.values():
+        sure = values["calibration"]
+        assert 0 <= sure["ece"] <= 1 and sum(sure["share"]) == pytest.approx(1)
+        right = sum(a * b for a, b in zip(sure["accuracy"], sure["share"], strict=True))
+        assert right == pytest.approx(values["metrics"]["segmentation"]["pixel_accuracy"])
     every = run(bag_path, (1,)).methods
     assert every["mila/1"]["metrics"] == every["slow"]["metrics"]
     assert every["mila/1"]["agreement"]["segmentation"]["pixel_accuracy"] == 1
@@ -65,6 +70,7 @@ def test_without_ground_truth_nothing_is_judged_but_agreement_and_consistency(tm
     methods = run(write_bag(tmp_path / "bag", 9, truth=False)).methods
     for values in methods.values():
         assert values["metrics"] == {} and values["intervals"] == {} and "by_depth_range" not in values
+        assert "calibration" not in values
         assert set(values["consistency"]) >= {"segmentation_agreement", "depth_change", "normals_deg"}
     assert set(methods["mila/4"]["agreement"]) == {"segmentation", "depth", "normals"}
 
