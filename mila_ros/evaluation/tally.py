@@ -187,14 +187,19 @@ def metrics_of(digests: npt.NDArray[np.float64], tasks: tuple[str, ...]) -> dict
     return found
 
 
+def resamples(count: int, seed: int = 0) -> npt.NDArray[np.float64]:
+    """How often each of so many things is drawn, with replacement, a row a draw of all: (R, count)."""
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
+    return drawn.astype(np.float64)
+
+
 def intervals(
     blocks: list[Block], tasks: tuple[str, ...], judged: list[str], seed: int = 0
 ) -> dict[str, dict[str, list[float]]]:
     """Where each metric lies in 95 % of the resampled recordings; empty where there are too few blocks to tell."""
     if len(blocks) < FEWEST_BLOCKS:
         return {}
-    weights = np.random.default_rng(seed).multinomial(len(blocks), np.full(len(blocks), 1 / len(blocks)), _RESAMPLES)
-    values = metrics_of(weights.astype(np.float64) @ np.stack([block.digest for block in blocks]), tasks)
+    values = metrics_of(resamples(len(blocks), seed) @ np.stack([block.digest for block in blocks]), tasks)
     found: dict[str, dict[str, list[float]]] = {}
     for task in judged:
         found[task] = {}
