@@ -138,5 +138,5 @@ class AlignedPropagation(Propagation):
         for brought in found.values():  # tasks that share features go on sharing them
             if id(brought) not in aligned:
                 features = self.alignment(brought.coarse, current, described, carried)
-                aligned[id(brought)] = Carried(features, brought.detail)
+                aligned[id(brought)] = brought._replace(coarse=features)
         return {task: aligned[id(brought)] for task, brought in found.items()}

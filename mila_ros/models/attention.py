@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
@@ -22,8 +23,8 @@ class Remembered(NamedTuple):
     """The keyframes before it that are still looked up, the latest first."""
     together: Mapping[str, KeyTiles]
     """All of them joined: once a keyframe, not once a frame."""
-    maps: tuple[Tensor, Tensor] | None
-    """The newest keyframe's features and details, kept where they are to be warped."""
+    maps: Keyframe | None
+    """The newest keyframe itself, kept where it is to be warped."""
 
 
 class LookUp(nn.Module):
@@ -47,17 +48,20 @@ class LookUp(nn.Module):
         self.attention.start_as_look_up()
         self.fuse = joining(3 * c if config.warp else 2 * c, c)
 
-    def look_up(self, current: Tensor, keyframes: KeyTiles, maps: tuple[Tensor, Tensor] | None) -> Carried:
-        """(B, C, H, W), keyframes, and the newest one's own maps if there is something to warp."""
+    def look_up(self, current: Tensor, keyframes: KeyTiles, maps: Keyframe | None) -> Carried:
+        """(B, C, H, W), keyframes, and the newest one's own maps if they are to be warped."""
         found, shift = self.attention.look(current, keyframes)
         if shift is None:
             return Carried(found + self.fuse(torch.cat([current, found], dim=1)), None)
         assert maps is not None
-        coarse, detail = maps
+        described, coarse, detail = maps
         there = sample_at(coarse, shift)
         joined = there + self.fuse(torch.cat([current, found, there], dim=1))
         finer = resize(shift, detail.shape[-2:]) * (detail.shape[-1] / coarse.shape[-1])
-        return Carried(joined, sample_at(detail, finer))
+        match = None
+        if not self.training:
+            match = F.cosine_similarity(current.float(), sample_at(described, shift).float()).mean(dim=(1, 2))
+        return Carried(joined, sample_at(detail, finer), match)
 
 
 class AttentionPropagation(Propagation):
@@ -65,7 +69,7 @@ class AttentionPropagation(Propagation):
 
     def remember(self, keyframe: Keyframe, before: Remembered | None = None) -> Remembered:
         """As every way's; of what was remembered the last T - 1 keyframes are kept."""
-        described, carried, detail = keyframe
+        described, carried, _ = keyframe
         attention = {name: part.attention for name, part in self.look_ups().items()}
         newest = {name: part.remember(described, carried) for name, part in attention.items()}
         older: list[Mapping[str, KeyTiles]] = []
@@ -77,7 +81,7 @@ class AttentionPropagation(Propagation):
             name: part.joined(newest[name], [tiles[name] for tiles in older]) for name, part in attention.items()
         }
         warped = any(part.locate for part in attention.values())
-        return Remembered(newest, tuple(older), together, (carried, detail) if warped else None)
+        return Remembered(newest, tuple(older), together, keyframe if warped else None)
 
 
 class SharedPropagation(LookUp, AttentionPropagation):

@@ -33,6 +33,8 @@ class Features(NamedTuple):
     """In place of `coarse`, for the tasks named: after propagation each may have been looked up on its own."""
     details: Mapping[str, Tensor] | None = None
     """Beside `detail`, for the tasks named: the keyframe's, where they are now (`warp`)."""
+    match: Tensor | None = None
+    """(B,): how alike this frame and its keyframe look (propagation.py); None where that is not known."""
 
     def of(self, task: str) -> Tensor:
         """The stride-8 map that a task's head reads."""
@@ -41,9 +43,9 @@ class Features(NamedTuple):
     def joined(self, carried: Mapping[str, Carried]) -> Features:
         """With what propagation brought, by task."""
         details = {task: brought.detail for task, brought in carried.items() if brought.detail is not None}
-        return self._replace(
-            by_task={task: brought.coarse for task, brought in carried.items()}, details=details or None
-        )
+        match = next((brought.match for brought in carried.values()), None)
+        coarse = {task: brought.coarse for task, brought in carried.items()}
+        return self._replace(by_task=coarse, details=details or None, match=match)
 
 
 class SlowNetwork(nn.Module):

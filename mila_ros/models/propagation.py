@@ -34,6 +34,9 @@ class Carried(NamedTuple):
     """(B, C, H, W): what was found, joined with what is seen now."""
     detail: Tensor | None
     """(B, C_d, 2 H, 2 W): the keyframe's details, where they are now; None without `warp`."""
+    match: Tensor | None = None
+    """(B,): how alike both frames look where one was found in the other, mean cosine, at most 1; low: the scene has
+    left the keyframe. None without `warp`, and in training."""
 
 
 def joining(channels_in: int, channels: int) -> nn.Sequential:

@@ -99,6 +99,7 @@ def camera_status(node: str, camera: str, report: CameraReport, stale_after: flo
         "keyframe": report.keyframe.number,
         "keyframe age s": report.keyframe.age,
         "keyframe distance": report.keyframe.distance,
+        "keyframe match": report.keyframe.match,
     }
     if window is not None:
         values |= {
@@ -202,6 +203,7 @@ def _camera(camera: str, window: CameraWindow, keyframe: KeyframeState) -> Camer
         keyframe_id=keyframe.number,
         keyframe_age_s=keyframe.age,
         keyframe_distance=keyframe.distance,
+        keyframe_match=keyframe.match,
         keyframes=counts.keyframes,
         latency_p50_ms=window.latency.p50,
         latency_p95_ms=window.latency.p95,

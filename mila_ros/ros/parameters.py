@@ -131,6 +131,13 @@ SETTINGS = (
         0.0,
         60.0,
     ),
+    Setting(
+        "keyframe.early",
+        0.1,
+        "Fall of the match between frame and keyframe (~/budget) at which the next one is taken early; 0: never.",
+        0.0,
+        1.0,
+    ),
     Setting("keyframe.max_age", 5.0, "Seconds after which a keyframe is no longer used.", 0.1, 600.0),
     Setting("output_scale", 0.5, "Size of the outputs as a share of the camera's picture, after max_pixels.", 0.1, 1.0),
     Setting(
@@ -220,6 +227,7 @@ class Settings:
     mode: str
     keyframe_period: float
     keyframe_longest_period: float
+    keyframe_early: float
     keyframe_max_age: float
     output_scale: float
     max_pixels: int

@@ -170,6 +170,7 @@ class Perception(LifecycleNode):
             mode=settings.mode,
             period=settings.keyframe_period,
             max_age=settings.keyframe_max_age,
+            fall=settings.keyframe_early,
             clock=time.monotonic,
             on_error=self._complain,
         )
@@ -233,6 +234,7 @@ class Perception(LifecycleNode):
             self._pipeline.mode = settings.mode
             self._pipeline.period = settings.keyframe_period
             self._pipeline.max_age = settings.keyframe_max_age
+            self._pipeline.fall = settings.keyframe_early
 
     def _complain(self, camera: str, text: str) -> None:
         """A line in the log, unless it was there a moment ago. From any thread."""

@@ -50,6 +50,7 @@ class Answer:
     normals: npt.NDArray[np.float32] | None  # (h, w, 3) unit vectors, optical frame, facing the camera
     size: tuple[int, int]
     milliseconds: dict[str, float]  # by stage
+    match: float | None = None  # how alike frame and keyframe look, at most 1 (propagation.py); None: not known
 
     def by_task(self) -> dict[str, npt.NDArray[Any]]:
         """The tasks that were answered."""
@@ -352,6 +353,7 @@ class Engine:
             normals=arrays.get("normals"),
             size=size,
             milliseconds=times,
+            match=None if features.match is None else float(features.match[0]),
         )
 
     def flops(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops:

@@ -83,7 +83,8 @@ class FastGraph(_Answering):
             name: look_up._replace(keys=given[f"keys_{name}"], values=given[f"values_{name}"])
             for name, look_up in self._like.remembered.together.items()
         }
-        maps = (given["coarse"], given["detail"]) if self._like.remembered.maps is not None else None
+        kept = self._like.remembered.maps
+        maps = None if kept is None else kept._replace(carried=given["coarse"], detail=given["detail"])
         glance = self.model.glance(image)
         memory = Memory(self._like.features, Remembered(together, (), together, maps))
         return self.answers(self.model.propagate(glance, memory), focal)
@@ -96,7 +97,7 @@ def remembered_tensors(tiles: Remembered, newest: bool = False) -> dict[str, Ten
         f"{part}_{name}": getattr(look_up, part) for name, look_up in look_ups.items() for part in ("keys", "values")
     }
     if tiles.maps is not None:
-        named["coarse"], named["detail"] = tiles.maps
+        named["coarse"], named["detail"] = tiles.maps.carried, tiles.maps.detail
     return named
 
 

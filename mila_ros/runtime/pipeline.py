@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Answer, Engine, Picture
 from mila_ros.runtime.memory import KeyframeSlot
 from mila_ros.runtime.meter import Meter
+from mila_ros.runtime.scene import SceneWatch
 from mila_ros.runtime.scheduler import KeyframeScheduler
 from mila_ros.runtime.slots import NewestSlots
 
@@ -29,12 +30,14 @@ class KeyframeState:
     number: int  # 0: none
     age: float  # seconds since its picture arrived; NaN: none
     distance: int  # frames of the camera since
+    match: float = math.nan  # how alike the newest frame and it look, at most 1; NaN: not known
 
 
 @dataclass
 class _Camera:
     scheduler: KeyframeScheduler
     slot: KeyframeSlot[Memory]
+    watch: SceneWatch = field(default_factory=SceneWatch)
     busy: bool = False  # a keyframe of this camera waits or runs
     size: tuple[int, int] | None = None
     stamp_ns: int | None = None
@@ -69,6 +72,7 @@ class Pipeline:
         mode: asynchronous or synchronous; may be changed at any time.
         period: seconds between keyframes of a camera.
         max_age: seconds after which a memory is no longer used.
+        fall: of the match between frame and keyframe by which a keyframe is taken early; 0: never. May be changed.
         clock: steady seconds; the `arrived` of frames is of this clock.
         on_error: called (from the slow thread) with the camera and a sentence when a keyframe failed.
     """
@@ -80,11 +84,13 @@ class Pipeline:
         mode: str = "asynchronous",
         period: float = 0.333,
         max_age: float = math.inf,
+        fall: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         on_error: Callable[[str, str], None] | None = None,
     ) -> None:
         self.engine = engine
         self.mode = mode
+        self.fall = fall
         self._clock = clock
         self._on_error = on_error
         self.meter = Meter(tuple(cameras), clock())
@@ -146,7 +152,13 @@ class Pipeline:
         keyframe = self._cameras[camera].slot.get()
         if keyframe is None:
             return KeyframeState(0, math.nan, 0)
-        return KeyframeState(keyframe.number, now - keyframe.captured, max(0, frame - keyframe.frame))
+        match = self._cameras[camera].watch.match
+        return KeyframeState(
+            keyframe.number,
+            now - keyframe.captured,
+            max(0, frame - keyframe.frame),
+            math.nan if match is None else match,
+        )
 
     def break_in(self, camera: str, size: tuple[int, int], stamp_ns: int | None = None) -> str | None:
         """Why a frame does not continue the one before it, in words; None if it does."""
@@ -196,7 +208,7 @@ class Pipeline:
             keyframe = None
         state.size, state.stamp_ns, state.frame = picture.original, stamp_ns, frame
         tasks = tuple(tasks)
-        reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None)
+        reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None, state.watch.left)
         if reason is not None and self._mode == "synchronous":
             state.scheduler.started(arrived)
             self.meter.keyframe_reason(reason.value)
@@ -215,8 +227,9 @@ class Pipeline:
             used = keyframe.memory if keyframe is not None and fresh else None
             answer = self.engine.answer(picture, used, tasks, focal, confidence)
             self.meter.ran("fast", picture.size, tasks)
-            if used is not None:
+            if used is not None and keyframe is not None:
                 self.meter.ran("ila", picture.size, tasks)
+                state.watch.seen(keyframe.number, answer.match, self.fall)
             self.meter.ran("heads", picture.size, tasks)
         self.meter.ran("frame", picture.size, tasks)
         self.meter.times(answer.milliseconds)

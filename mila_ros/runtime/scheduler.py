@@ -12,15 +12,22 @@ class Reason(enum.Enum):
     TIMER = "timer"
     NO_MEMORY = "no memory yet"
     TOO_OLD = "memory too old"
+    SCENE_LEFT = "scene left the keyframe"
+
+
+EARLIEST = 1 / 3
+"""Share of the period before which no keyframe is taken early: a camera that turns on and on costs three times as much,
+and not more."""
 
 
 class KeyframeScheduler:
     """The keyframe timer of one camera.
 
     A keyframe is due each `period` seconds, and at once while there is no memory to work with or the memory is older
-    than `max_age` seconds. The timer keeps its phase: frames arrive on a grid of their own, and counting from the last
-    keyframe would stretch every period to the next frame. `phase` (0..1) shifts the timer's grid by that share of a
-    period, which staggers the keyframes of several cameras.
+    than `max_age` seconds; already a third of a period after the last one if the scene has left it. The timer keeps its
+    phase: frames arrive on a grid of their own, and counting from the last keyframe would stretch every period to the
+    next frame. `phase` (0..1) shifts the timer's grid by that share of a period, which staggers the keyframes of
+    several cameras.
 
     All times are seconds of one steady clock, chosen by the caller.
     """
@@ -60,10 +67,12 @@ class KeyframeScheduler:
         """Whether a memory of a picture taken at `captured` (None: no memory) may still answer at `now`."""
         return captured is not None and now - captured <= self.max_age
 
-    def due(self, now: float, captured: float | None) -> Reason | None:
+    def due(self, now: float, captured: float | None, left: bool = False) -> Reason | None:
         """Whether a keyframe should be taken now, and why.
 
-        `captured`: when the memory's picture was taken; None: there is no memory.
+        Args:
+            captured: when the memory's picture was taken; None: there is no memory.
+            left: the camera sees something else by now (scene.py).
         """
         if captured is None:
             return Reason.NO_MEMORY
@@ -71,6 +80,8 @@ class KeyframeScheduler:
             return Reason.TOO_OLD
         if self._next is None or now >= self._next:
             return Reason.TIMER
+        if left and self._last is not None and now - self._last >= EARLIEST * self._period:
+            return Reason.SCENE_LEFT
         return None
 
     def started(self, now: float) -> None:

@@ -172,3 +172,31 @@ def test_the_price_is_what_ran_over_what_every_frame_would_have_cost(start, engi
     assert paid.per_frame * 1e9 == pytest.approx(flops.amortised(10))
     assert paid.saved == pytest.approx(flops.saved(10))
     assert paid.slow * 1e9 == flops.slow
+
+
+def test_a_camera_that_sees_something_else_gets_its_keyframe_early():
+    torch.manual_seed(0)
+    warping = Mila(ModelConfig.from_dict(ModelConfig.tiny().to_dict() | {"warp": True})).eval()
+    clock = Clock()
+    pipeline = Pipeline(Engine(warping, "cpu", "fp32"), ["front"], "synchronous", period=1.0, fall=0.0, clock=clock)
+    rng = np.random.default_rng(0)
+    here, there = (np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(2))
+
+    def show(picture: np.ndarray, times: int) -> float:
+        for _ in range(times):
+            with pipeline.fast_thread():
+                pipeline.answer("front", picture, TASKS, 60.0, clock.now, round(clock.now * 100))
+            clock.now += 0.08
+        return pipeline.keyframe_state("front", clock.now, 0).match
+
+    try:
+        same, other = show(here, 6), show(there, 4)
+        assert other < same <= 1
+        assert pipeline.meter.window(clock.now).reasons == {"no memory yet": 1}  # nobody asked for it
+        clock.now += 0.25  # the timer's next keyframe, early in its period
+        pipeline.fall = (same - other) / 2  # these networks are untrained: their own scale
+        again, after = show(here, 6), show(there, 4)
+        assert pipeline.meter.window(clock.now).reasons == {"timer": 1, "scene left the keyframe": 1}
+        assert after == pytest.approx(again, abs=(same - other) / 4)
+    finally:
+        pipeline.close()

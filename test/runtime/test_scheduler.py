@@ -81,3 +81,14 @@ def test_a_period_that_is_none_is_refused(period):
 def test_an_age_that_is_none_is_refused():
     with pytest.raises(ValueError, match="age"):
         KeyframeScheduler(1.0, max_age=0.0)
+
+
+def test_a_scene_that_left_pulls_the_keyframe_forward_but_not_at_once():
+    scheduler = KeyframeScheduler(0.9)
+    scheduler.started(10.0)
+    assert scheduler.due(10.2, 10.0, left=True) is None
+    assert scheduler.due(10.31, 10.0, left=False) is None
+    assert scheduler.due(10.31, 10.0, left=True) is Reason.SCENE_LEFT
+    scheduler.started(10.31)
+    assert scheduler.due(11.0, 10.31) is None  # a whole period from then on
+    assert scheduler.due(11.22, 10.31) is Reason.TIMER

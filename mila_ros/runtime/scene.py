@@ -1,0 +1,43 @@
+"""Whether a camera's scene has left its keyframe, from how alike both look where one was found in the other.
+
+Pure Python, no clock: it sees one number a frame (models/propagation.py, `Carried.match`). What counts as alike depends
+on the scene, so a frame is compared with the best that this keyframe has reached.
+"""
+
+from __future__ import annotations
+
+FRAMES = 2
+"""In a row, before a fall is believed: one frame may be blurred."""
+
+
+class SceneWatch:
+    """One camera's."""
+
+    def __init__(self) -> None:
+        self._keyframe = 0
+        self._best = float("-inf")
+        self._low = 0
+        self.match: float | None = None
+        """Of the newest frame; None: not known."""
+
+    def seen(self, keyframe: int, match: float | None, fall: float) -> None:
+        """A frame was answered from a keyframe.
+
+        Args:
+            keyframe: its number; another one begins anew.
+            match: at most 1; None where the network does not tell.
+            fall: below the keyframe's best by which the scene has left it; 0: never.
+        """
+        if keyframe != self._keyframe:
+            self._keyframe, self._best, self._low = keyframe, float("-inf"), 0
+        self.match = match
+        if match is None or fall <= 0:
+            self._low = 0
+            return
+        self._best = max(self._best, match)
+        self._low = self._low + 1 if match < self._best - fall else 0
+
+    @property
+    def left(self) -> bool:
+        """Whether the scene has left the newest keyframe that answered."""
+        return self._low >= FRAMES
