@@ -24,6 +24,7 @@ from tqdm import tqdm
 from mila_ros.errors import UserError
 from mila_ros.evaluation import cost
 from mila_ros.evaluation.carriers import CARRIERS, Seen, make_carrier
+from mila_ros.evaluation.compare_clips import compare_clips, format_clips
 from mila_ros.evaluation.comparison_plot import draw
 from mila_ros.evaluation.comparison_table import add_changes, format_table
 from mila_ros.evaluation.metrics import TaskMetrics, frame_tensors
@@ -113,6 +114,10 @@ def compare_frames(
 def main(argv: list[str]) -> int:
     """Entry of `mila compare`."""
     options = _options(argv)
+    if options.task == "clips":
+        return _clips(options)
+    if options.data is None:
+        raise UserError("--data is missing: KIND:FOLDER, for example nyuv2:FOLDER or rendered:1")
     if min(options.distances) < 1 or min(options.intervals) < 1:
         raise UserError("distances and intervals are counted in frames from 1")
     files = [resolve(model) for model in options.model]
@@ -133,7 +138,6 @@ def main(argv: list[str]) -> int:
     if options.plot:
         draw(results, options.plot, f"{options.data.rstrip('/').rpartition('/')[2]}, {judged} frames")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         report = {
             "data": options.data,
             "split": options.split,
@@ -141,8 +145,27 @@ def main(argv: list[str]) -> int:
             "model": ", ".join(file.name for file in files),
             "methods": results,
         }
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        _write(options.json, report)
     return 0
+
+
+def _clips(options: argparse.Namespace) -> int:
+    """Video classification in place of dense tasks."""
+    if len(options.model) > 1:
+        raise UserError("--task clips takes the features of one model's backbone: name one --model")
+    results = compare_clips(options.model[0], options.seeds, options.clips, max(8, options.clips // 3), options.epochs)
+    print(format_clips(results))
+    if options.json:
+        _write(options.json, {"task": "clips", "model": options.model[0], "methods": results})
+    return 0
+
+
+def _write(path: Path, report: dict[str, Any]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _compared(file: Path, options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], int, str]:
@@ -167,7 +190,14 @@ def _compared(file: Path, options: argparse.Namespace) -> tuple[dict[str, dict[s
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mila compare", description=__doc__.split("\n\n")[0])
     layouts = "nyuv2:, camvid:, cityscapes: or rgbd:FOLDER, bag:RECORDING (layouts: mila_ros/worlds), rendered:SEED"
-    parser.add_argument("--data", required=True, help=layouts)
+    parser.add_argument("--data", help=layouts)
+    tasks = "dense (default): segmentation, depth, normals; clips: alignment and LAPS at classifying rendered clips"
+    parser.add_argument("--task", choices=("dense", "clips"), default="dense", help=tasks)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="clips: trainings of each way (3)")
+    parser.add_argument(
+        "--clips", type=int, default=480, metavar="N", help="clips: to learn from; a third as many judge (480)"
+    )
+    parser.add_argument("--epochs", type=int, default=12, metavar="N", help="clips: of each training (12)")
     splits = "a part of it: train, validation, held-out (nyuv2), or all (default)"
     parser.add_argument("--split", default="all", help=splits)
     models = "shipped models' names or checkpoint files; of several, all methods stand in one table (indoor)"

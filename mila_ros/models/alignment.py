@@ -3,7 +3,7 @@
 Source: Tu et al., "Implicit Temporal Modeling with Learnable Alignment for Video Recognition", ICCV 2023. From a pair
 of frames one interactive point a frame is predicted; a soft box around it (one inside, falling to zero outside, its
 gradient moves the point) weights that frame's features; the pooled, weighted features of both are their mutual
-information, which joins the current frame's features.
+information, which, with what the comparison itself found, joins the current frame's features.
 
 Differences from the paper: frames are a keyframe and the current one, not neighbours of a clip; the mutual information
 joins by a gate that starts at zero, in place of one more token of a transformer, since there are no tokens here; the
@@ -67,13 +67,17 @@ class Alignment(nn.Module):
         self.points = nn.Linear(_INTERACTION, 4)
         nn.init.zeros_(self.points.weight)  # both points start in the middle
         nn.init.zeros_(self.points.bias)
-        self.mutual = nn.Sequential(nn.Linear(2 * channels, channels), nn.GELU(), nn.Linear(channels, channels))
+        first = nn.Linear(2 * channels + _INTERACTION, channels)
+        self.mutual = nn.Sequential(first, nn.GELU(), nn.Linear(channels, channels))
         self.gate = nn.Parameter(torch.zeros(channels))
 
-    def interactive_points(self, current: Tensor, described: Tensor) -> Tensor:
-        """(B, C, H, W) twice -> (B, 4): x and y in the current frame, x and y in the keyframe, -1..1."""
+    def compare(self, current: Tensor, described: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) twice -> what the comparison found, (B, M), and the interactive points, (B, 4): x and y in the
+        current frame, x and y in the keyframe, -1..1.
+        """
         compared = self.interaction(torch.cat([current, described], dim=1))
-        return torch.tanh(self.points(F.adaptive_max_pool2d(compared, 1).flatten(1))) * _REACH
+        found = F.adaptive_max_pool2d(compared, 1).flatten(1)
+        return found, torch.tanh(self.points(found)) * _REACH
 
     def forward(self, features: Tensor, current: Tensor, described: Tensor, carried: Tensor) -> Tensor:
         """
@@ -87,8 +91,8 @@ class Alignment(nn.Module):
             (B, C, H, W).
         """
         height, width = features.shape[-2:]
-        points = self.interactive_points(current, described)
-        pooled = []
+        found, points = self.compare(current, described)
+        pooled = [found]
         for point, known in ((points[:, :2], features), (points[:, 2:], carried)):
             weight = soft_box(point, height, width)
             pooled.append((weight * known).sum(dim=(2, 3)) / weight.sum(dim=(2, 3)).clamp(min=1e-3))

@@ -20,7 +20,8 @@ def _fused(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__:
 
 # The fused CPU kernel is not in the counter's table. (Choosing another kernel for the count would choose it for every
 # thread of the process, those that answer frames included.)
-_FUSED_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused}
+FUSED_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused}
+"""For FlopCounterMode's `custom_mapping`."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,6 @@ def count_flops(model: Mila, height: int, width: int, tasks: Sequence[str] | Non
 
 
 def _counted(call: Callable[[], T]) -> tuple[T, int]:
-    with FlopCounterMode(display=False, custom_mapping=_FUSED_ON_CPU) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
         result = call()
     return result, counter.get_total_flops()

@@ -42,7 +42,7 @@ def test_a_gate_of_zero_is_the_identity() -> None:
     added = align(features, current, described, carried) - features
     assert added.abs().max() > 1e-3
     assert added.std(dim=(2, 3)).max() < 1e-5  # one vector a picture
-    assert align.interactive_points(current, described).abs().max() == 0  # both in the middle, before training
+    assert align.compare(current, described)[1].abs().max() == 0  # both in the middle, before training
 
 
 @pytest.mark.parametrize("kind", ["alignment", "attention+alignment"])
