@@ -93,3 +93,33 @@ def test_rivals_answer_what_they_are_asked():
         answer = classes.answer(rgb, (24, 32))
         assert answer.shape == (1, 24, 32) and answer.dtype == np.uint8 and answer.max() < 9
         assert normals.flops() > classes.flops() > 0 and len(normals.ms) == 1
+
+
+def test_growth_measures_every_way_and_counts_what_is_remembered():
+    import torch
+
+    from benchmarks import growth
+
+    torch.manual_seed(0)
+    model = Mila(replace(ModelConfig.tiny(), working_pixels=64 * 96, warp=True)).eval()
+    sizes, growth.RESOLUTIONS = growth.RESOLUTIONS, ((32, 48), (96, 128))
+    try:
+        found = growth.settings(model, "cpu", "fp32")
+        rows = list(growth.measure(found, 2))
+    finally:
+        growth.RESOLUTIONS = sizes
+    value = {(row["question"], row["method"], row["metric"]): row["value"] for row in rows}
+    assert {name for question, name in found if question == "propagation"} == {"as it is", *growth.WAYS} - {
+        "with warp",
+        "window 5",  # as it is
+    }
+    for (question, _, metric), number in value.items():
+        assert number > 0, (question, metric)
+    ratios = "arithmetic of propagation, ratio"
+    assert value["propagation", "as it is", ratios] == 1
+    assert value["propagation", "a look-up a task", ratios] == pytest.approx(3)
+    assert value["propagation", "4 keyframes", "remembered"] > 1.5 * value["propagation", "2 keyframes", "remembered"]
+    assert value["resolution", "128x96", "remembered"] > value["resolution", "48x32", "remembered"]
+    one = torch.zeros(2**18)
+    assert growth.remembered_mb((one, {"again": one[:5]}, [torch.zeros(2**18)], None)) == 2.0
+    assert len(list(growth.cameras(model, "cpu", "fp32", frames=2))) == 2 * len(growth.CAMERAS) - 1
