@@ -25,11 +25,11 @@ from mila_ros.errors import UserError
 from mila_ros.evaluation import cost
 from mila_ros.evaluation.carriers import CARRIERS, Seen, make_carrier
 from mila_ros.evaluation.compare_clips import compare_clips, format_clips
-from mila_ros.evaluation.comparison_plot import draw
+from mila_ros.evaluation.comparison_plot import check_kind, draw
 from mila_ros.evaluation.comparison_table import add_changes, format_table
 from mila_ros.evaluation.metrics import TaskMetrics, frame_tensors
 from mila_ros.evaluation.videos import compare_videos
-from mila_ros.models.checkpoint import load_model, resolve
+from mila_ros.models.checkpoint import load_model, read_header, resolve
 from mila_ros.models.flops import count_flops
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import Mila
@@ -123,20 +123,22 @@ def main(argv: list[str]) -> int:
     files = [resolve(model) for model in options.model]
     if len({file.stem for file in files}) < len(files):
         raise UserError("models are told apart by their file's name: give each another one")
+    if options.plot:
+        check_kind(options.plot)
     results: dict[str, dict[str, Any]] = {}
+    remembered = max(read_header(file)[0].frames for file in files)
     for file in files:
-        found, judged, how = _compared(file, options)
+        found, judged, how = _compared(file, options, remembered)
         add_changes(found)
         # One model's methods need no name before them.
         results |= found if len(files) == 1 else {f"{file.stem} {method}": result for method, result in found.items()}
     print(format_table(results))
+    normals = "" if options.data.startswith("rendered:") else "normals are judged against planes fitted to depth; "
     print(
-        f"\n{judged} frames; {how}; normals are judged against planes fitted to depth; depth and labels over all known "
-        "pixels of the full picture; change: mean over tasks, against the same model's slow network on every frame; "
-        "GFLOPs are those of networks"
+        f"\n{judged} frames; {how}; {normals}depth and labels over all known pixels of the full picture; change: mean "
+        "over tasks that have ground truth, against the same model's slow network on every frame; GFLOPs are those of "
+        "networks"
     )
-    if options.plot:
-        draw(results, options.plot, f"{options.data.rstrip('/').rpartition('/')[2]}, {judged} frames")
     if options.json:
         report = {
             "data": options.data,
@@ -146,11 +148,19 @@ def main(argv: list[str]) -> int:
             "methods": results,
         }
         _write(options.json, report)
+    if options.plot:
+        draw(results, options.plot, f"{options.data.rstrip('/').rpartition('/')[2]}, {judged} frames")
     return 0
 
 
 def _clips(options: argparse.Namespace) -> int:
     """Video classification in place of dense tasks."""
+    meant = {"--data": options.data, "--plot": options.plot, "--time": options.time or None}
+    useless = [name for name, value in meant.items() if value is not None]
+    if useless or options.device != "cpu":
+        raise UserError(
+            f"--task clips runs on the CPU, on clips of its own: leave out {', '.join(useless) or '--device'}"
+        )
     if len(options.model) > 1:
         raise UserError("--task clips takes the features of one model's backbone: name one --model")
     results = compare_clips(options.model[0], options.seeds, options.clips, max(8, options.clips // 3), options.epochs)
@@ -168,7 +178,7 @@ def _write(path: Path, report: dict[str, Any]) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _compared(file: Path, options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], int, str]:
+def _compared(file: Path, options: argparse.Namespace, remembered: int) -> tuple[dict[str, dict[str, Any]], int, str]:
     """One model's results, over how many frames, and what the names of methods mean."""
     try:
         device = torch.device(options.device)
@@ -178,7 +188,7 @@ def _compared(file: Path, options: argparse.Namespace) -> tuple[dict[str, dict[s
     world = open_world_for(options.data, options.split, model.config.classes, model.config.tasks)
     if world.videos:
         results, judged = compare_videos(
-            model, world, device, options.distances, options.intervals, options.methods, options.time
+            model, world, device, options.distances, options.intervals, options.methods, options.time, remembered
         )
         return results, judged, "X@D: keyframe D of the video's frames ago; X/K: every K-th of them a keyframe"
     frames = world.with_truth()

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import statistics
 import sys
+from functools import partial
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
 from mila_ros.models.checkpoint import load_model
-from mila_ros.models.flops import FUSED_ON_CPU
-from mila_ros.models.video import TEMPORAL, VideoClassifier
+from mila_ros.models.flops import counted
+from mila_ros.models.video import TEMPORAL
 from mila_ros.training.clips import accuracy, clip_features, train_classifier
 from mila_ros.worlds.motion_clips import MOTIONS, motion_clips
 
@@ -61,16 +60,10 @@ def compare_clips(
             results[temporal] = {
                 "accuracy": statistics.mean(found),
                 "by_seed": found,
-                "gflops": _gflops(model, held_out.features[:1].float()),
+                "gflops": counted(partial(model, held_out.features[:1].float()))[1] / 1e9,
                 "parameters": sum(p.numel() for p in model.parameters()),
             }
     return results
-
-
-def _gflops(model: VideoClassifier, clip: torch.Tensor) -> float:
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
-        model(clip)
-    return counter.get_total_flops() / 1e9
 
 
 def format_clips(results: dict[str, dict[str, Any]]) -> str:

@@ -25,6 +25,16 @@ _MARKERS = "osD^vP*X"
 """By model."""
 
 
+def check_kind(path: Path) -> None:
+    """Before the work whose result is to be drawn.
+
+    Raises:
+        UserError: no kind of picture that can be drawn.
+    """
+    if path.suffix not in (".svg", ".png", ".pdf"):
+        raise UserError(f"{path}: a plot is a .svg, .png or .pdf file")
+
+
 def draw(results: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> None:
     """Accuracy against arithmetic, a panel a task, a point a method (as Kim et al., ICCVW 2021, figure 1).
 
@@ -35,7 +45,10 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> No
     Raises:
         UserError: it cannot be written, or is of another kind.
     """
-    tasks = [task for task, (key, *_) in _SHOWN.items() if any(value_of(r, f"{task}.{key}") for r in results.values())]
+    known = {
+        task: [value_of(result, f"{task}.{key}") for result in results.values()] for task, (key, *_) in _SHOWN.items()
+    }
+    tasks = [task for task, values in known.items() if any(value is not None for value in values)]
     models = list(dict.fromkeys(name.rpartition(" ")[0] for name in results))
     with styled():
         figure, panels = new_figure(4.2 * len(tasks), 3.8, len(tasks))
@@ -59,10 +72,10 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> No
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.margins(0.15)
-        known = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))  # a name once
-        figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=min(len(known), 8))
-    path.parent.mkdir(parents=True, exist_ok=True)
+        named = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))  # a name once
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=min(len(named), 8))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be written: {error}") from error

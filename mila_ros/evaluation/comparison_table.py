@@ -26,9 +26,9 @@ STEADINESS = (
     ("depth %", "consistency.depth_change", 100.0, 2),
     ("normal °", "consistency.normals_deg", 1.0, 2),
     ("GFLOPs", "gflops", 1.0, 2),
-    ("worst", "gflops_worst", 1.0, 2),
+    ("worst GF", "gflops_worst", 1.0, 2),
     ("ms", "ms", 1.0, 1),
-    ("worst", "ms_worst", 1.0, 1),
+    ("worst ms", "ms_worst", 1.0, 1),
 )
 _COST = ("gflops", "gflops_worst")
 _JUDGED = (("segmentation", "miou", 1), ("depth", "rmse", -1), ("normals", "mean_deg", -1))
@@ -36,9 +36,9 @@ _JUDGED = (("segmentation", "miou", 1), ("depth", "rmse", -1), ("normals", "mean
 
 
 def relative_change(result: Mapping[str, Any], baseline: Mapping[str, Any]) -> float | None:
-    """Mean relative change over tasks against a baseline; above zero is better (Vandenhende et al., TPAMI 2021).
+    """Mean relative change against a baseline, over the tasks that have ground truth; above zero is better.
 
-    None where a task has no ground truth.
+    Source: Vandenhende et al., TPAMI 2021. None where no task has any.
     """
     changes = []
     for task, key, sign in _JUDGED:

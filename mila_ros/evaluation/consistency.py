@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 FLOW = "OpenCV DIS, preset medium, forward-backward checked"
-_LONGEST_NS = 500_000_000
+LONGEST_NS = 500_000_000
 """Between two frames that are compared: after a longer pause they may show different things."""
 
 
@@ -50,7 +50,7 @@ class Consistency:
         grey = cv2.cvtColor(cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         now = (grey, {method: dict(by_task) for method, by_task in answers.items()}, stamp_ns)
         before, self._before = self._before, now
-        if before is None or before[0].shape != grey.shape or not 0 < stamp_ns - before[2] <= _LONGEST_NS:
+        if before is None or before[0].shape != grey.shape or not 0 < stamp_ns - before[2] <= LONGEST_NS:
             return
         came_from, seen_in_both = self._matches(grey, before[0])
         self.pairs += 1

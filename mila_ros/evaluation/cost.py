@@ -33,7 +33,7 @@ def gflops(method: str, flops: Flops, carriers: Mapping[str, Carrier]) -> dict[s
         return {"gflops": between / GIGA, "gflops_worst": between / GIGA}
     # Only what looks keyframes up prepares them for it.
     keyframe = flops.slow + flops.heads_slow if name == "mila" else flops.slow_frame
-    mean = (keyframe + (interval - 1) * between) / interval
+    mean = flops.amortised(interval) if name == "mila" else (keyframe + (interval - 1) * between) / interval
     return {"gflops": mean / GIGA, "gflops_worst": max(keyframe, between if interval > 1 else 0.0) / GIGA}
 
 
@@ -47,7 +47,7 @@ class Clock:
     """Milliseconds of the parts of a frame; parts that several methods share are run and measured once.
 
     Args:
-        device: on which they run.
+        device: on which they run. The first frame is not counted: it sets things up.
         on: off, parts are run and nothing is measured.
     """
 
@@ -55,6 +55,7 @@ class Clock:
         self._device, self.on = device, on
         self._parts: dict[str, float] = {}
         self._frames: dict[str, list[float]] = {}
+        self._first = True
 
     def __call__(self, part: str, call: Callable[[], T]) -> T:
         """Run a part of the current frame."""
@@ -74,7 +75,8 @@ class Clock:
 
     def frame(self, parts: Mapping[str, tuple[str, ...]]) -> None:
         """The frame is over: which parts made up each method's answer; those that did not run cost nothing."""
-        if self.on:
+        first, self._first = self._first, False
+        if self.on and not first:
             for method, names in parts.items():
                 spent = sum(self._parts.get(name, 0.0) for name in names)
                 self._frames.setdefault(method, []).append(spent)

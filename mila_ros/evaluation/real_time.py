@@ -27,6 +27,7 @@ from mila_ros.evaluation.tally import Tally
 from mila_ros.evaluation.timeline import percentile
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.pipeline import Pipeline
+from mila_ros.runtime.scene import FALL
 from mila_ros.runtime.slots import NewestSlots
 from mila_ros.worlds.bags import Bag, BagError, BagTruncated, RawMessage, stamp_of
 
@@ -115,7 +116,7 @@ class RealTimeRun:
         self._pipeline: Pipeline | None = None
         self._failure: BaseException | None = None
         if period is not None:
-            self._pipeline = Pipeline(engine, [CAMERA], period=period, on_error=self._keyframe_failed)
+            self._pipeline = Pipeline(engine, [CAMERA], period=period, fall=FALL, on_error=self._keyframe_failed)
         self._held: dict[int, _Known] = {}
         self._known: _Known | None = None
         self._latencies: list[float] = []

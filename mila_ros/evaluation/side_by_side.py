@@ -15,6 +15,10 @@ from mila_ros.evaluation.replay import SCHEMA
 from mila_ros.evaluation.report import METRICS
 from mila_ros.evaluation.tally import FEWEST_BLOCKS, resamples
 
+PAIRED, APART = "*", "+"
+"""Marks of a difference that is more than chance: frame by frame on the same frames; by intervals that do not touch."""
+_MEANS = ("pixel_accuracy", "rmse", "abs_rel", "delta1", "mean_deg", "within_11_25", "within_22_5", "within_30")
+
 
 def main(argv: list[str]) -> int:
     """Entry of `mila report`.
@@ -64,11 +68,11 @@ def pick(run: Mapping[str, Any], path: Path, way: str, method: str | None) -> tu
 
 
 def compare(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """The table. A star marks a value that differs from the first column's by more than chance, see `differs`."""
+    """The table. A mark stands at a value that differs from the first column's by more than chance, see `differs`."""
     lines = [f"{chr(65 + index)}: {title}" for index, (title, _) in enumerate(columns)]
     lines += ["", f"{'metric':<34}" + "".join(f"{chr(65 + i):>26}" for i in range(len(columns)))]
     base = columns[0][1]
-    told = paired = False
+    marks: set[str] = set()
     for task, key, _, unit, factor, digits, _ in METRICS:
         values = [method["metrics"].get(task, {}).get(key) for _, method in columns]
         if all(value is None for value in values):
@@ -79,45 +83,54 @@ def compare(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
             text = "-" if value is None else f"{value * factor:.{digits}f}"
             if interval and value is not None:
                 text += f" ({interval[0] * factor:.{digits}f}-{interval[1] * factor:.{digits}f})"
-            by_frame = method is not base and paired_difference(base, method, f"{task}.{key}") is not None
-            star = method is not base and differs(base, method, task, key)
-            told, paired = told | star, paired | by_frame
-            cells.append(f"{text + (' *' if star else '  '):>26}")
+            mark = "" if method is base else differs(base, method, task, key)
+            marks.add(mark)
+            cells.append(f"{f'{text} {mark:<1}':>26}")
         lines.append(f"{f'{task} {key}, {unit}':<34}" + "".join(cells))
     lines.append("")
     known = all(method["intervals"] for _, method in columns)
-    if told:
-        how = "frame by frame it differs from A" if paired else "its interval does not touch that of A"
-        lines.append(f"* {how} (95 %)")
-    else:
+    if PAIRED in marks:
+        lines.append(f"{PAIRED} frame by frame it differs from A (95 %)")
+    if APART in marks:
+        lines.append(f"{APART} its 95 % interval does not touch that of A")
+    if not {PAIRED, APART} & marks:
         lines.append("no difference exceeds the 95 % intervals" if known else "there are too few frames for intervals")
     return "\n".join(lines)
 
 
-def differs(base: Mapping[str, Any], method: Mapping[str, Any], task: str, key: str) -> bool:
-    """Whether a metric differs by more than chance.
+def differs(base: Mapping[str, Any], method: Mapping[str, Any], task: str, key: str) -> str:
+    """Whether a metric differs by more than chance: PAIRED, APART, or nothing.
 
     On the same frames the differences in each block of them are resampled, which is far sharper than two intervals:
     what is hard for one is hard for the other. Else, whether the two 95 % intervals do not touch.
     """
-    interval = paired_difference(base, method, f"{task}.{key}")
-    if interval is not None:
-        return not interval[0] <= 0 <= interval[1]
+    gap = paired_difference(base, method, task, key)
+    if gap is not None:
+        shown = method["metrics"][task][key] - base["metrics"][task][key]
+        # The mean over blocks is not quite the total's value: both must say the same.
+        return PAIRED if (gap[0] > 0 and shown > 0) or (gap[1] < 0 and shown < 0) else ""
     one, other = (each["intervals"].get(task, {}).get(key) for each in (base, method))
-    return bool(one and other and (other[0] > one[1] or other[1] < one[0]))
+    return APART if one and other and (other[0] > one[1] or other[1] < one[0]) else ""
 
 
-def paired_difference(base: Mapping[str, Any], method: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    """Where the mean difference by block of frames lies in 95 % of the resamples; name: of `over_time`.
+def paired_difference(
+    base: Mapping[str, Any], method: Mapping[str, Any], task: str, key: str
+) -> tuple[float, float] | None:
+    """Where the mean difference by block of frames lies in 95 % of the resamples.
 
-    None where the two were not judged on the same blocks, or on too few.
+    For metrics that are means over pixels, RMSE by its square; None for others (mIoU, medians), and where the two were
+    not judged on the same blocks, or on too few.
     """
     one, other = (each.get("over_time", {}) for each in (base, method))
-    if not one.get("stamp_ns") or one["stamp_ns"] != other.get("stamp_ns") or name not in one or name not in other:
+    name = f"{task}.{key}"
+    if key not in _MEANS or not one.get("stamp_ns") or one["stamp_ns"] != other.get("stamp_ns"):
         return None
-    pairs = [(a, b) for a, b in zip(one[name], other[name], strict=True) if a is not None and b is not None]
-    if len(pairs) < FEWEST_BLOCKS:
+    if name not in one or name not in other:
         return None
-    gaps = np.array([b - a for a, b in pairs])
+    power = 2 if key == "rmse" else 1
+    pairs = zip(one[name], other[name], strict=True)
+    gaps = np.array([b**power - a**power for a, b in pairs if a is not None and b is not None])
+    if len(gaps) < FEWEST_BLOCKS:
+        return None
     low, high = np.quantile(resamples(len(gaps)) @ gaps / len(gaps), (0.025, 0.975))
     return float(low), float(high)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mila_ros.errors import UserError
 from mila_ros.evaluation import cost
 from mila_ros.evaluation.carriers import Seen, make_carrier
-from mila_ros.evaluation.consistency import Consistency
+from mila_ros.evaluation.consistency import LONGEST_NS, Consistency
 from mila_ros.evaluation.metrics import TaskMetrics, frame_tensors
 from mila_ros.evaluation.video_consistency import VideoConsistency
 from mila_ros.models.flops import count_flops
@@ -33,6 +33,7 @@ def compare_videos(
     intervals: Sequence[int],
     carriers: Sequence[str] = ("mila",),
     timed: bool = False,
+    remembered: int = 0,
 ) -> tuple[dict[str, dict[str, Any]], int]:
     """Metrics by method: "slow", "fast", and by carrier "X@D" (a keyframe D frames ago), "X/K" (each K frames one).
 
@@ -44,6 +45,8 @@ def compare_videos(
         distances, intervals: D and K, in frames; intervals are left out where few frames of a video are labelled.
         carriers: names of ways to answer from a keyframe (carriers.py).
         timed: also measure milliseconds (cost.py).
+        remembered: keyframes for which each judged frame must have a past; 0: those of the model. With the most of
+            several models, all are judged on the same frames.
 
     Returns:
         the metrics, and how many frames were judged.
@@ -51,7 +54,8 @@ def compare_videos(
     Raises:
         UserError: no video is long enough.
     """
-    tasks, remembered = model.config.tasks, model.config.frames
+    tasks, own = model.config.tasks, model.config.frames
+    remembered = max(remembered, own)
     total = sum(len(video) for video in world.videos)
     if world.labelled is not None and 2 * len(world.labelled) < total:
         # Labels at one place of each video would always be judged at the same age of the keyframe.
@@ -96,7 +100,7 @@ def compare_videos(
             for name, carrier in made.items():
                 for distance in distances:
                     memory: Any = None
-                    for keyframe in reversed(range(remembered)):  # the oldest first
+                    for keyframe in reversed(range(own)):  # the oldest first
                         memory = carrier.remember(seen[index - distance - keyframe * (distance + 1)], memory)
                     method = f"{name}@{distance}"
                     carried[method] = clock(f"carry {method}", partial(carrier.carry, now, memory))
@@ -126,21 +130,38 @@ def compare_videos(
     return results, judged
 
 
+_CAMERA_NS = 33_333_333
+"""Between frames that have no stamps."""
+_APART_NS = 10**15
+
+
 class Steadiness:
     """Video consistency (where every frame is labelled) and agreement along the motion, of all methods."""
 
     def __init__(self) -> None:
         self._motion, self._classes = Consistency(), VideoConsistency()
         self._jump = 0
+        self._begin: int | None = None
+        self._last: int | None = None
 
     def new_video(self) -> None:
         self._classes.new_video()
-        self._jump += 1_000_000  # frames of different videos are not compared
+        self._jump += _APART_NS  # frames of different videos are not compared
+        self._begin = self._last = None
 
     def update(self, index: int, frame: Frame, answers: Mapping[str, Mapping[str, Tensor]]) -> None:
         """The next frame of the video, its index, and its answers by method and task."""
+        if frame.stamp_ns is None:
+            stamp = index * _CAMERA_NS
+        else:
+            stamp = frame.stamp_ns
+            self._begin = stamp if self._begin is None else self._begin
+            stamp -= self._begin
+        if self._last is not None and stamp - self._last > LONGEST_NS:
+            self._classes.new_video()
+        self._last = stamp
         arrays = {name: {task: v[0].cpu().numpy() for task, v in by.items()} for name, by in answers.items()}
-        self._motion.update(frame.rgb, arrays, (self._jump + index) * 33_333_333)
+        self._motion.update(frame.rgb, arrays, self._jump + stamp)
         if frame.labels is None:
             self._classes.new_video()
         elif all("segmentation" in by for by in arrays.values()):

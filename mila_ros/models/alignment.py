@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
-from mila_ros.models.layers import ConvBlock, separable
-from mila_ros.models.propagation import Carried, Keyframe, Propagation, check_size, joining
+from mila_ros.models.layers import ConvBlock, check_same_size, separable
+from mila_ros.models.propagation import Carried, Keyframe, Propagation, joining
 
 if TYPE_CHECKING:
     from mila_ros.models.attention import LookUp
@@ -129,15 +129,17 @@ class AlignedPropagation(Propagation):
             return _Remembered(keyframe, None)
         return _Remembered(keyframe, self.attention.remember(keyframe, None if before is None else before.looked_up))
 
-    def forward(self, current: Tensor, memory: _Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
+    def forward(
+        self, current: Tensor, memory: _Remembered, tasks: Sequence[str], match: bool = False
+    ) -> dict[str, Carried]:
         described, carried, _ = memory.keyframe
-        check_size(current, carried)
+        check_same_size(current.shape[-2:], carried.shape[-2:])
         if self.attention is None:
             assert self.fuse is not None
             joined = carried + self.fuse(torch.cat([current, carried], dim=1))
             found = dict.fromkeys(tasks, Carried(joined, None))
         else:
-            found = self.attention(current, memory.looked_up, tasks)
+            found = self.attention(current, memory.looked_up, tasks, match)
         aligned: dict[int, Carried] = {}
         for brought in found.values():  # tasks that share features go on sharing them
             if id(brought) not in aligned:

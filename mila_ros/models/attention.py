@@ -48,7 +48,7 @@ class LookUp(nn.Module):
         self.attention.start_as_look_up()
         self.fuse = joining(3 * c if config.warp else 2 * c, c)
 
-    def look_up(self, current: Tensor, keyframes: KeyTiles, maps: Keyframe | None) -> Carried:
+    def look_up(self, current: Tensor, keyframes: KeyTiles, maps: Keyframe | None, match: bool = False) -> Carried:
         """(B, C, H, W), keyframes, and the newest one's own maps if they are to be warped."""
         found, shift = self.attention.look(current, keyframes)
         if shift is None:
@@ -58,10 +58,17 @@ class LookUp(nn.Module):
         there = sample_at(coarse, shift)
         joined = there + self.fuse(torch.cat([current, found, there], dim=1))
         finer = resize(shift, detail.shape[-2:]) * (detail.shape[-1] / coarse.shape[-1])
-        match = None
-        if not self.training:
-            match = F.cosine_similarity(current.float(), sample_at(described, shift).float()).mean(dim=(1, 2))
-        return Carried(joined, sample_at(detail, finer), match)
+        alike = _alike(current, described, shift) if match else None
+        return Carried(joined, sample_at(detail, finer), alike)
+
+
+def _alike(current: Tensor, described: Tensor, shift: Tensor) -> Tensor:
+    """(B, C, H, W) twice, (B, 2, H, W) -> (B,): mean cosine between each cell and the one it was found at.
+
+    Of every other row and column: a mean needs no more.
+    """
+    found = sample_at(described, shift[..., ::2, ::2], step=2)
+    return F.cosine_similarity(current[..., ::2, ::2].float(), found.float()).mean(dim=(1, 2))
 
 
 class AttentionPropagation(Propagation):
@@ -90,8 +97,10 @@ class SharedPropagation(LookUp, AttentionPropagation):
     def look_ups(self) -> Mapping[str, LookUp]:
         return {"all": self}
 
-    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
-        return dict.fromkeys(tasks, self.look_up(current, memory.together["all"], memory.maps))
+    def forward(
+        self, current: Tensor, memory: Remembered, tasks: Sequence[str], match: bool = False
+    ) -> dict[str, Carried]:
+        return dict.fromkeys(tasks, self.look_up(current, memory.together["all"], memory.maps, match))
 
 
 class TaskPropagation(AttentionPropagation):
@@ -104,6 +113,11 @@ class TaskPropagation(AttentionPropagation):
     def look_ups(self) -> Mapping[str, LookUp]:
         return dict(self.tasks.items())  # type: ignore[arg-type]
 
-    def forward(self, current: Tensor, memory: Remembered, tasks: Sequence[str]) -> dict[str, Carried]:
+    def forward(
+        self, current: Tensor, memory: Remembered, tasks: Sequence[str], match: bool = False
+    ) -> dict[str, Carried]:
         parts = self.look_ups()
-        return {task: parts[task].look_up(current, memory.together[task], memory.maps) for task in tasks}
+        return {
+            task: parts[task].look_up(current, memory.together[task], memory.maps, match and task == tasks[0])
+            for task in tasks
+        }

@@ -9,7 +9,7 @@ Differences from the paper: it stands inside the slow network's decoder at strid
 for attention over all pairs of positions at stride 8 would cost several times the network; at stride 16 keys and
 values are means of 2 x 2 positions (spatial reduction, PVT, Wang et al. 2021); after it tasks are joined again, for
 one map is carried from keyframes; self-attention is plain, not shifted windows. The result is a residual that starts
-at zero, so a trained decoder can be given it.
+at zero, so a trained decoder can be given it (stage slow, `start`).
 
 Cost, for K tasks of c channels and N = H * W positions at stride 32: CTAM 20 K (K - 1) c N^2 FLOPs, CSAM 16 K c N^2,
 self-attention over C channels 4 C N^2; and their projections, 8 c^2 a position at most.

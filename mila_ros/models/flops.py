@@ -20,8 +20,7 @@ def _fused(query: torch.Size, key: torch.Size, value: torch.Size, *_: Any, **__:
 
 # The fused CPU kernel is not in the counter's table. (Choosing another kernel for the count would choose it for every
 # thread of the process, those that answer frames included.)
-FUSED_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused}
-"""For FlopCounterMode's `custom_mapping`."""
+_FUSED_ON_CPU = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused}
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,20 @@ def count_flops(model: Mila, height: int, width: int, tasks: Sequence[str] | Non
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        memory, slow = _counted(lambda: model.keyframe(image))
-        _, bare = _counted(lambda: model.features(image))
-        glance, fast = _counted(lambda: model.glance(image))
+        memory, slow = counted(lambda: model.keyframe(image))
+        _, bare = counted(lambda: model.features(image))
+        glance, fast = counted(lambda: model.glance(image))
         for _ in range(model.config.frames - 1):  # after so many keyframes, there are as many to look up as ever
             memory = model.keyframe(image, memory)
-        features, propagate = _counted(lambda: model.propagate(glance, memory, tasks))
-        _, heads = _counted(lambda: model.predict(features, tasks, focal, size))
-        _, heads_slow = _counted(lambda: model.predict(memory.features, tasks, focal, size))
+        features, propagate = counted(lambda: model.propagate(glance, memory, tasks))
+        _, heads = counted(lambda: model.predict(features, tasks, focal, size))
+        _, heads_slow = counted(lambda: model.predict(memory.features, tasks, focal, size))
     model.train(was_training)
     return Flops(slow, slow - bare, fast, propagate, heads, heads_slow)
 
 
-def _counted(call: Callable[[], T]) -> tuple[T, int]:
-    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
+def counted(call: Callable[[], T]) -> tuple[T, int]:
+    """What a call returns, and its floating-point operations."""
+    with FlopCounterMode(display=False, custom_mapping=_FUSED_ON_CPU) as counter:
         result = call()
     return result, counter.get_total_flops()

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mila_ros.models.layers import check_same_size
+
 _MATCH_GAIN = 2.0
 """Scale of queries and keys at the start: features of unit variance that agree outweigh those that do not."""
 _NEARNESS = 2.5
@@ -36,9 +38,9 @@ class KeyTiles(NamedTuple):
     """
 
     keys: Tensor
-    """(B, n, T * k * k, C_qk)."""
+    """(B, n, T * k * k, C_qk); with `locate` zeros behind them."""
     values: Tensor
-    """(B, n, T * k * k, C_v)."""
+    """(B, n, T * k * k, C_v); with `locate` columns and rows behind them, then zeros."""
     height: int
     """Of the feature map, in cells."""
     width: int
@@ -115,10 +117,9 @@ class LocalAttention(nn.Module):
         height, width = described.shape[-2:]
         keys, values = self._halo(self.key(described)), self._halo(self.value(carried))
         if self.locate:
-            # Fused attention on a CPU wants queries, keys and values of one width.
             places = self._places(values)
             values = torch.cat([values, places[None, None].expand(*values.shape[:2], -1, -1)], dim=-1)
-            keys = F.pad(keys, (0, self._padding))
+            keys, values = self._of_one_width(keys), self._of_one_width(values)
         return KeyTiles(keys, values, height, width)
 
     def joined(self, newest: KeyTiles, before: Sequence[KeyTiles]) -> KeyTiles:
@@ -144,14 +145,10 @@ class LocalAttention(nn.Module):
             ValueError: the keyframe has another size (after a change of resolution it must be made anew).
         """
         height, width = features.shape[-2:]
-        if (height, width) != (memory.height, memory.width):
-            raise ValueError(
-                f"keyframe of {memory.height} x {memory.width} cells cannot answer "
-                f"a frame of {height} x {width}: make a new keyframe"
-            )
+        check_same_size((height, width), (memory.height, memory.width))
         queries = self._tiles(self.query(features))
         if self.locate:
-            queries = F.pad(queries, (0, self._padding))
+            queries = self._of_one_width(queries)
         side = self.tile + self.window - 1
         bias = self._bias(height, width, memory.keys.shape[2] // (side * side), queries)
         scale = self.query_channels**-0.5
@@ -161,12 +158,14 @@ class LocalAttention(nn.Module):
         # From the middle of the halo to the query: what is left is how far away it looked.
         own = self._places(found, self.tile)
         exact = torch.promote_types(found.dtype, torch.float32)
-        shift = self._untile(found[..., self.value_channels :].to(exact) - own.to(exact), height, width)
+        end = self.value_channels + 2
+        shift = self._untile(found[..., self.value_channels : end].to(exact) - own.to(exact), height, width)
         return self._untile(found[..., : self.value_channels], height, width), shift
 
-    @property
-    def _padding(self) -> int:
-        return self.value_channels + 2 - self.query_channels
+    def _of_one_width(self, x: Tensor) -> Tensor:
+        """Zeros behind the channels: fused attention wants all of one width, on a GPU of a multiple of eight."""
+        widest = max(self.query_channels, self.value_channels + 2)
+        return F.pad(x, (0, -(-widest // 8) * 8 - x.shape[-1]))
 
     def _places(self, like: Tensor, side: int | None = None) -> Tensor:
         """(n, 2): column and row of each position of a tile or (None) of its halo, in cells from their middle.

@@ -23,8 +23,8 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
-from mila_ros.models.layers import multi_head_attention, resize
-from mila_ros.models.propagation import Carried, Keyframe, Propagation, check_size, joining
+from mila_ros.models.layers import check_same_size, multi_head_attention, resize
+from mila_ros.models.propagation import Carried, Keyframe, Propagation, joining
 
 PERIOD = 4
 """Every fourth channel is taken from the past."""
@@ -94,9 +94,11 @@ class LapsPropagation(Propagation):
     def remember(self, keyframe: Keyframe, before: Any = None) -> Keyframe:
         return keyframe
 
-    def forward(self, current: Tensor, memory: Keyframe, tasks: Sequence[str]) -> dict[str, Carried]:
+    def forward(
+        self, current: Tensor, memory: Keyframe, tasks: Sequence[str], match: bool = False
+    ) -> dict[str, Carried]:
         described, carried, _ = memory
-        check_size(current, carried)
+        check_same_size(current.shape[-2:], carried.shape[-2:])
         shifted = periodic_shift(current, described)
         halved = [F.avg_pool2d(x, 2, ceil_mode=True) for x in (shifted, described, carried)]
         leapt = resize(self.leap(*halved), current.shape[-2:])

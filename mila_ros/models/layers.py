@@ -59,19 +59,20 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def sample_at(x: Tensor, shift: Tensor) -> Tensor:
+def sample_at(x: Tensor, shift: Tensor, step: int = 1) -> Tensor:
     """A map looked up beside each position, bilinear; beyond the border its last row or column.
 
     Args:
         x: (B, C, H, W).
-        shift: (B, 2, H, W), columns and rows of x: from each position to the place that is looked up.
+        shift: (B, 2, h, w), columns and rows of x: from each position to the place that is looked up.
+        step: h and w are those of every `step`-th row and column of x.
 
     Returns:
-        (B, C, H, W) of x's type; the arithmetic is in single precision, since places need it.
+        (B, C, h, w) of x's type; the arithmetic is in single precision, since places need it.
     """
     height, width = x.shape[-2:]
-    rows = torch.arange(height, device=x.device, dtype=torch.float32) + 0.5
-    columns = torch.arange(width, device=x.device, dtype=torch.float32) + 0.5
+    rows = torch.arange(0, height, step, device=x.device, dtype=torch.float32) + 0.5
+    columns = torch.arange(0, width, step, device=x.device, dtype=torch.float32) + 0.5
     shift = shift.float()
     # -1 and 1 are the outer edges of the first and the last pixel.
     grid = torch.stack(
@@ -81,7 +82,7 @@ def sample_at(x: Tensor, shift: Tensor) -> Tensor:
 
 
 HEAD_CHANNELS = 32
-"""Channels of an attention head."""
+"""Of an attention head, at least."""
 
 
 def multi_head_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
@@ -95,6 +96,8 @@ def multi_head_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence
         (B, C, H, W).
     """
     heads = max(1, query.shape[1] // HEAD_CHANNELS)
+    while query.shape[1] % heads:  # as many as divide the channels evenly
+        heads -= 1
 
     def by_head(x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, heads, H * W, C / heads)
         return x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
@@ -102,6 +105,17 @@ def multi_head_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence
     key, value = (torch.cat([by_head(x) for x in maps], dim=2) for maps in (keys, values))
     found = F.scaled_dot_product_attention(by_head(query), key, value)
     return found.transpose(2, 3).reshape(query.shape)
+
+
+def check_same_size(frame: tuple[int, ...], keyframe: tuple[int, ...]) -> None:
+    """Raises:
+    ValueError: the keyframe's map (h, w) has another size than the frame's: the camera's resolution has changed.
+    """
+    if tuple(frame) != tuple(keyframe):
+        raise ValueError(
+            f"keyframe of {keyframe[0]} x {keyframe[1]} cells cannot answer a frame of {frame[0]} x {frame[1]}: "
+            "make a new keyframe"
+        )
 
 
 class PyramidContext(nn.Module):

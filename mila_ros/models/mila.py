@@ -87,10 +87,14 @@ class Mila(nn.Module):
         zoom = small.shape[-1] / image.shape[-1]
         return Features(coarse, detail, small.shape[-2], small.shape[-1], zoom, slow=False)
 
-    def propagate(self, features: Features, memory: Memory | None, tasks: Sequence[str] | None = None) -> Features:
+    def propagate(
+        self, features: Features, memory: Memory | None, tasks: Sequence[str] | None = None, match: bool = False
+    ) -> Features:
         """Features of the current frame, enriched by the keyframe; without one, as they are.
 
-        tasks: that will be answered from them; None: all.
+        Args:
+            tasks: that will be answered from them; None: all.
+            match: also tell how alike both look, where this way to carry features can.
 
         Raises:
             ValueError: the keyframe was made from a picture of another size.
@@ -98,7 +102,7 @@ class Mila(nn.Module):
         if memory is None:
             return features
         tasks = self.config.tasks if tasks is None else tasks
-        return features.joined(self.propagation(features.coarse, memory.remembered, tasks))
+        return features.joined(self.propagation(features.coarse, memory.remembered, tasks, match))
 
     def predict(
         self, features: Features, tasks: Sequence[str], focal: Tensor, size: tuple[int, int]

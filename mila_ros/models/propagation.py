@@ -36,7 +36,7 @@ class Carried(NamedTuple):
     """(B, C_d, 2 H, 2 W): the keyframe's details, where they are now; None without `warp`."""
     match: Tensor | None = None
     """(B,): how alike both frames look where one was found in the other, mean cosine, at most 1; low: the scene has
-    left the keyframe. None without `warp`, and in training."""
+    left the keyframe. None without `warp`, or where nobody asked."""
 
 
 def joining(channels_in: int, channels: int) -> nn.Sequential:
@@ -64,21 +64,12 @@ class Propagation(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, current: Tensor, memory: Any, tasks: Sequence[str]) -> dict[str, Carried]:
+    def forward(self, current: Tensor, memory: Any, tasks: Sequence[str], match: bool = False) -> dict[str, Carried]:
         """(B, C, H, W) and what is remembered -> what is known for each of the tasks; only what these need is computed.
+
+        match: also tell how alike both frames look, if this way can (for one of the tasks, the first).
 
         Raises:
             ValueError: the keyframes are of another size.
         """
         raise NotImplementedError
-
-
-def check_size(current: Tensor, keyframe: Tensor) -> None:
-    """Raises:
-    ValueError: the keyframe's map has another size than the frame's (the camera's resolution has changed).
-    """
-    (height, width), size = current.shape[-2:], keyframe.shape[-2:]
-    if (height, width) != tuple(size):
-        raise ValueError(
-            f"keyframe of {size[0]} x {size[1]} cells cannot answer a frame of {height} x {width}: make a new keyframe"
-        )

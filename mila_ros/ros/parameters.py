@@ -25,6 +25,7 @@ from mila_ros.images import MAX_PIXELS
 from mila_ros.models.config import TASKS
 from mila_ros.runtime.devices import PRECISIONS
 from mila_ros.runtime.pipeline import MODES
+from mila_ros.runtime.scene import FALL
 
 TRANSPORTS = ("raw", "compressed")
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
@@ -133,7 +134,7 @@ SETTINGS = (
     ),
     Setting(
         "keyframe.early",
-        0.1,
+        FALL,
         "Fall of the match between frame and keyframe (~/budget) at which the next one is taken early; 0: never.",
         0.0,
         1.0,

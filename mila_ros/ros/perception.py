@@ -234,7 +234,6 @@ class Perception(LifecycleNode):
             self._pipeline.mode = settings.mode
             self._pipeline.period = settings.keyframe_period
             self._pipeline.max_age = settings.keyframe_max_age
-            self._pipeline.fall = settings.keyframe_early
 
     def _complain(self, camera: str, text: str) -> None:
         """A line in the log, unless it was there a moment ago. From any thread."""
@@ -304,6 +303,9 @@ class Perception(LifecycleNode):
         decision = self._controller.update(load, limits, now)
         if decision.period != pipeline.period:  # setting it anew would move the timer
             pipeline.period = decision.period
+        # What the budget takes away must not come back by another door.
+        held = settings.device_share < 1 or decision.period > settings.keyframe_period
+        pipeline.fall = 0.0 if held else settings.keyframe_early
         frames.skipped = decision.skipped
         return decision
 

@@ -281,6 +281,7 @@ class Engine:
         focal: float,
         confidence: bool = False,
         output_size: tuple[int, int] | None = None,
+        match: bool = False,
     ) -> Answer:
         """Answer a frame on the fast path: fast network, attention to the keyframe (None: without one), heads.
 
@@ -291,13 +292,14 @@ class Engine:
             focal: fx in pixels of the picture as the camera sent it. Only depth uses it.
             confidence: also give segmentation's confidence.
             output_size: (h, w) of the answers; None: `output_scale` decides.
+            match: also tell how alike frame and keyframe look, where the network can.
         """
         self._await(picture)
         watch = _Stopwatch(self.device)
         features = self.model.glance(picture.tensor)
         watch.lap("fast")
         if memory is not None:
-            features = self.model.propagate(features, memory, tasks)
+            features = self.model.propagate(features, memory, tasks, match=match)
             watch.lap("ila")
         return self._heads(features, picture, tasks, focal, confidence, output_size, watch)
 

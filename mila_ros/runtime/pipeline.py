@@ -152,7 +152,7 @@ class Pipeline:
         keyframe = self._cameras[camera].slot.get()
         if keyframe is None:
             return KeyframeState(0, math.nan, 0)
-        match = self._cameras[camera].watch.match
+        match = self._cameras[camera].watch.match(keyframe.number)
         return KeyframeState(
             keyframe.number,
             now - keyframe.captured,
@@ -208,7 +208,8 @@ class Pipeline:
             keyframe = None
         state.size, state.stamp_ns, state.frame = picture.original, stamp_ns, frame
         tasks = tuple(tasks)
-        reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None, state.watch.left)
+        left = keyframe is not None and state.watch.left(keyframe.number)
+        reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None, left)
         if reason is not None and self._mode == "synchronous":
             state.scheduler.started(arrived)
             self.meter.keyframe_reason(reason.value)
@@ -225,7 +226,8 @@ class Pipeline:
                 self._jobs.put(camera, _Job(picture, frame, arrived, state.slot.epoch, picture.size, tasks))
             fresh = keyframe is not None and state.scheduler.fresh(arrived, keyframe.captured)
             used = keyframe.memory if keyframe is not None and fresh else None
-            answer = self.engine.answer(picture, used, tasks, focal, confidence)
+            watched = self.fall > 0
+            answer = self.engine.answer(picture, used, tasks, focal, confidence, match=watched)
             self.meter.ran("fast", picture.size, tasks)
             if used is not None and keyframe is not None:
                 self.meter.ran("ila", picture.size, tasks)

@@ -6,6 +6,8 @@ on the scene, so a frame is compared with the best that this keyframe has reache
 
 from __future__ import annotations
 
+FALL = 0.1
+"""The usual fall of the match by which the scene has left a keyframe."""
 FRAMES = 2
 """In a row, before a fall is believed: one frame may be blurred."""
 
@@ -17,8 +19,7 @@ class SceneWatch:
         self._keyframe = 0
         self._best = float("-inf")
         self._low = 0
-        self.match: float | None = None
-        """Of the newest frame; None: not known."""
+        self._match: float | None = None
 
     def seen(self, keyframe: int, match: float | None, fall: float) -> None:
         """A frame was answered from a keyframe.
@@ -30,14 +31,17 @@ class SceneWatch:
         """
         if keyframe != self._keyframe:
             self._keyframe, self._best, self._low = keyframe, float("-inf"), 0
-        self.match = match
+        self._match = match
         if match is None or fall <= 0:
             self._low = 0
             return
         self._best = max(self._best, match)
         self._low = self._low + 1 if match < self._best - fall else 0
 
-    @property
-    def left(self) -> bool:
-        """Whether the scene has left the newest keyframe that answered."""
-        return self._low >= FRAMES
+    def match(self, keyframe: int) -> float | None:
+        """Of the newest frame with this keyframe; None: not known, or none was answered from it yet."""
+        return self._match if keyframe == self._keyframe else None
+
+    def left(self, keyframe: int) -> bool:
+        """Whether the scene has left this keyframe."""
+        return keyframe == self._keyframe and self._low >= FRAMES

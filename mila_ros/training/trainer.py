@@ -45,7 +45,8 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
         trained, changes = load_model(settings.start), dict(settings.model)
         if settings.stage == "slow" and "slow_backbone" in changes:
             trained = with_backbone(trained, changes.pop("slow_backbone"))
-        model = carried_otherwise(trained, changes)
+        more = ("cross_attention",) if settings.stage == "slow" else ()
+        model = carried_otherwise(trained, changes, (*CARRYING, *more))
         anew = "fast" not in stages if settings.copy_heads is None else settings.copy_heads
         if settings.stage == "fast" and anew:
             model.fast_heads.start_from(model.slow_heads)
@@ -61,8 +62,10 @@ CARRYING = ("attention", "frames", "window", "keys", "tile", "warp", "propagatio
 """Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
 
 
-def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
+def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[str] = CARRYING) -> Mila:
     """A trained network with another way to carry features, which starts from what the old way knew.
+
+    allowed: settings that may be changed.
 
     Raises:
         UserError: a change of something else.
@@ -71,16 +74,17 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any]) -> Mila:
     changes = {key: value for key, value in changes.items() if _plain(own.get(key)) != _plain(value)}
     if not changes:
         return trained
-    fixed = sorted(set(changes) - set(CARRYING))
+    fixed = sorted(set(changes) - set(allowed))
     if fixed:
         raise UserError(
             f"model settings {fixed} cannot be changed when training starts from a checkpoint, which brings its own; "
-            f"only {list(CARRYING)} can, and slow_backbone in the stage slow, or leave out `start`"
+            f"only {list(CARRYING)} can, in the stage slow also slow_backbone and cross_attention, or leave out `start`"
         )
     model = Mila(ModelConfig.from_dict(own | changes))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
     model.load_state_dict(_fitted(weights, model))
-    model.propagation.load_state_dict(_fitted(trained.propagation.state_dict(), model.propagation))
+    if model.config.propagation == trained.config.propagation:  # else names may be alike and mean something else
+        model.propagation.load_state_dict(_fitted(trained.propagation.state_dict(), model.propagation))
     known = trained.propagation.look_ups()
     for name, part in model.propagation.look_ups().items() if known else ():
         source = known.get(name) or known.get("all") or next(iter(known.values()))

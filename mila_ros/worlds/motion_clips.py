@@ -1,7 +1,8 @@
 """Short rendered clips that are told apart by motion alone: what the camera does, or that somebody walks.
 
-A single frame says nothing about the class: rooms and views are drawn alike for all of them, and people stand or walk
-in some clips of each class. For modules whose original job is video classification (models/video.py).
+A single frame says little about the class: rooms and views are drawn alike for all of them, and people stand or walk in
+half of the clips (but nobody walks in "still", and in "person walks" somebody is always there). For modules whose
+original job is video classification (models/video.py).
 """
 
 from __future__ import annotations

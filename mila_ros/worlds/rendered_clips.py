@@ -19,16 +19,16 @@ _CLIPS = 8
 _FRAMES = 31
 """Of a clip, at 30 Hz: three intervals of ten."""
 _HEIGHT, _WIDTH = 240, 320
-_APART = 7919
-"""Between the seeds of the splits, so that nothing rendered for one shows in another."""
+_APART = 1_000_003
+"""Between the seeds of splits, and above those that training usually begins with: no room is in two of them."""
 
 
 class RenderedClips(World):
-    """Eight rooms, a second of each. Rendered when it is asked for, a clip at a time, on the CPU.
+    """Eight rooms a split, a second of each. Rendered when it is asked for, a clip at a time, on the CPU.
 
     Args:
         folder: the seed, a whole number; the same seed gives the same pictures.
-        split: "all", "train" or "validation": rooms of their own each.
+        split: "train", "validation", or "all": both.
         classes: only NYU-40's.
 
     Raises:
@@ -41,21 +41,23 @@ class RenderedClips(World):
     def __init__(self, folder: Path, split: str = "all", classes: Sequence[str] = ()) -> None:
         if not str(folder).isdigit():
             raise UserError(f'rendered:{folder}: expected rendered:SEED, a whole number, for example "rendered:1"')
-        splits = ("all", "train", "validation")
+        splits = {"all": (1, 2), "train": (1,), "validation": (2,)}
         if split not in splits:
             raise NoFramesError(f'rendered rooms have the splits {", ".join(splits)}, not "{split}"')
         self.classes = load_labels(self.label_set).classes
         if classes and tuple(classes) != self.classes:
             raise UserError(f"rendered rooms are labelled with the classes of {self.label_set} and no others")
-        self._seed = int(str(folder)) + _APART * splits.index(split)
-        self.names = [f"clip {clip} frame {frame}" for clip in range(_CLIPS) for frame in range(_FRAMES)]
-        self.videos = [range(clip * _FRAMES, (clip + 1) * _FRAMES) for clip in range(_CLIPS)]
+        first = int(str(folder)) * 1009
+        self._seeds = [first + part * _APART + clip for part in splits[split] for clip in range(_CLIPS)]
+        count = len(self._seeds)
+        self.names = [f"clip {clip} frame {frame}" for clip in range(count) for frame in range(_FRAMES)]
+        self.videos = [range(clip * _FRAMES, (clip + 1) * _FRAMES) for clip in range(count)]
         self._clip = lru_cache(maxsize=2)(self._rendered)
         self._one_at_a_time = Lock()
 
     def _rendered(self, number: int) -> RenderedClip:
         world = RenderedWorld(height=_HEIGHT, width=_WIDTH)
-        return world.clips(1, _FRAMES, seed=self._seed * 1009 + number)
+        return world.clips(1, _FRAMES, seed=self._seeds[number])
 
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         number, at = divmod(range(len(self.names))[index], _FRAMES)

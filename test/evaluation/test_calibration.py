@@ -35,5 +35,7 @@ def test_by_hand_and_nothing_of_nothing() -> None:
     sums.update(np.float32([[1.0, 1.0, 0.5, 0.5]]), np.uint8([[0, 1, 0, 1]]), truth)
     found = sums.compute()
     assert found == {"ece": 0.25, "confidence": [0.5, 1.0], "accuracy": [0.5, 0.5], "share": [0.5, 0.5]}
-    assert "ECE 25.0 %" not in (plot({"slow": {"metrics": {}}}) or "")
-    assert plot({"slow": {"calibration": found}}).startswith("<svg")
+    assert plot({"slow": {"metrics": {}}}) is None
+    drawn = plot({"slow": {"calibration": found}, "mila/10": {"metrics": {}}})
+    fewer = plot({"slow": {"calibration": found | {"confidence": [0.5], "accuracy": [0.5]}}})
+    assert drawn.startswith("<svg") and drawn.count("<use") > fewer.count("<use")  # a mark a bin

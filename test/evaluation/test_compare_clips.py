@@ -75,6 +75,8 @@ def test_the_command_prints_every_way(tmp_path: Path, capsys: pytest.CaptureFixt
         compare([*command, "--clips", "4"])
     with pytest.raises(UserError, match="one model's backbone"):
         compare(["--task", "clips", "--model", "a", "b"])
+    with pytest.raises(UserError, match="leave out --data, --plot"):
+        compare([*command, "--data", "rendered:1", "--plot", "a.png"])
     with pytest.raises(UserError, match="--data is missing"):
         compare([])
 

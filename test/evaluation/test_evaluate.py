@@ -237,11 +237,12 @@ def test_side_by_side(place, out, tmp_path, capsys) -> None:
     other.write_text(json.dumps(found))
     assert report([str(file), str(other)]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("depth rmse"))
-    assert line.rstrip().endswith("99.000 (98.000-100.000) *")
+    assert line.rstrip().endswith("99.000 (98.000-100.000) +")
     # On the same frames small differences count, if they are there in every frame; medians have no frames.
     found = json.loads(file.read_text())
     slow, method = (found["every_frame"]["methods"][name] for name in ("slow", "mila/3"))
     assert len(slow["over_time"]["stamp_ns"]) >= 8
+    method["metrics"]["depth"]["rmse"] = slow["metrics"]["depth"]["rmse"] + 0.001
     method["over_time"]["depth.rmse"] = [value + 0.001 for value in slow["over_time"]["depth.rmse"]]
     method["over_time"]["depth.abs_rel"] = [v + (-1) ** i for i, v in enumerate(slow["over_time"]["depth.abs_rel"])]
     other.write_text(json.dumps(found))
@@ -250,6 +251,12 @@ def test_side_by_side(place, out, tmp_path, capsys) -> None:
     stars = {line.split(",")[0]: line.rstrip().endswith("*") for line in text.splitlines() if line.startswith("depth")}
     assert stars["depth rmse"] and not stars["depth abs_rel"]
     assert "frame by frame it differs from A" in text
+    # Where the total says the opposite of the mean over frames, nothing is claimed.
+    method["metrics"]["depth"]["rmse"] -= 0.002
+    other.write_text(json.dumps(found))
+    assert report([str(file), str(other), "--method", "slow", "mila/3"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("depth rmse"))
+    assert not line.rstrip().endswith("*")
     with pytest.raises(UserError, match="names 2 methods for 1 files"):
         report([str(file), "--method", "slow", "mila/3"])
     other.write_text("{}")

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.cross_attention import CrossScale, CrossTask, SequentialCrossAttention
-from mila_ros.models.flops import FUSED_ON_CPU, count_flops
+from mila_ros.models.flops import _FUSED_ON_CPU, count_flops
 from mila_ros.models.mila import Mila
 
 
@@ -59,7 +59,7 @@ def test_a_network_with_it_answers_and_costs_more_where_it_is_slow() -> None:
 def test_attention_costs_what_the_docstring_says() -> None:
     tasks, channels, width, rows, columns = 3, 32, 64, 4, 5
     module = SequentialCrossAttention(tasks, channels, width).eval()
-    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
+    with torch.inference_mode(), FlopCounterMode(display=False, custom_mapping=_FUSED_ON_CPU) as counter:
         p32 = module.deepest(torch.randn(1, channels, rows, columns))
         module(torch.randn(1, channels, 2 * rows, 2 * columns), p32)
     counted = counter.get_flop_counts()["Global"][torch.ops.aten._scaled_dot_product_flash_attention_for_cpu]

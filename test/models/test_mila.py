@@ -144,7 +144,7 @@ def test_every_way_of_attention_answers_and_costs_what_it_should(values: dict[st
             assert set(model.answer(features, ["depth"], FOCAL, (32, 48))) == {"depth"}
     usual, own = count_flops(Mila(ModelConfig.tiny()), 64, 96), count_flops(model, 64, 96)
     times = int(values.get("frames", 1)) * (3 if values.get("attention") == "task" else 1)
-    slack = 1.4 if values.get("warp") else 1.0  # two more channels, of few here, and a wider residual
+    slack = 2.5 if values.get("warp") else 1.0  # eight channels become sixteen here, and a wider residual
     assert times / 2 < own.propagate / usual.propagate <= times * slack
     if values.get("attention") == "task":
         assert count_flops(model, 64, 96, ["depth"]).propagate * 3 == own.propagate

@@ -182,15 +182,17 @@ def test_a_camera_that_sees_something_else_gets_its_keyframe_early():
     rng = np.random.default_rng(0)
     here, there = (np.kron(rng.integers(0, 255, (8, 8, 3)), np.ones((8, 8, 1))).astype(np.uint8) for _ in range(2))
 
-    def show(picture: np.ndarray, times: int) -> float:
+    def show(picture: np.ndarray, times: int, apart: float = 0.08) -> float:
         for _ in range(times):
             with pipeline.fast_thread():
                 pipeline.answer("front", picture, TASKS, 60.0, clock.now, round(clock.now * 100))
-            clock.now += 0.08
+            clock.now += apart
         return pipeline.keyframe_state("front", clock.now, 0).match
 
     try:
-        same, other = show(here, 6), show(there, 4)
+        assert math.isnan(show(here, 3))  # not even measured where nobody asks
+        pipeline.fall = 2.0  # more than there is
+        same, other = show(here, 3), show(there, 4)
         assert other < same <= 1
         assert pipeline.meter.window(clock.now).reasons == {"no memory yet": 1}  # nobody asked for it
         clock.now += 0.25  # the timer's next keyframe, early in its period
@@ -198,5 +200,15 @@ def test_a_camera_that_sees_something_else_gets_its_keyframe_early():
         again, after = show(here, 6), show(there, 4)
         assert pipeline.meter.window(clock.now).reasons == {"timer": 1, "scene left the keyframe": 1}
         assert after == pytest.approx(again, abs=(same - other) / 4)
+        # The frame after it comes so late that it might be the next: what was true of the old keyframe is over.
+        clock.now += 1.0
+        show(here, 1)
+        pipeline.meter.window(clock.now)
+        show(here, 3)
+        show(there, 2)
+        show(there, 1, 0.4)
+        assert math.isnan(pipeline.keyframe_state("front", clock.now, 0).match)  # the new keyframe's
+        show(there, 1)
+        assert pipeline.meter.window(clock.now).reasons == {"scene left the keyframe": 1}
     finally:
         pipeline.close()

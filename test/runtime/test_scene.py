@@ -9,7 +9,7 @@ def left(matches: list[float | None], fall: float = 0.1, keyframe: int = 1) -> l
     watch, said = SceneWatch(), []
     for match in matches:
         watch.seen(keyframe, match, fall)
-        said.append(watch.left)
+        said.append(watch.left(keyframe))
     return said
 
 
@@ -24,6 +24,7 @@ def test_the_next_keyframe_begins_anew():
     watch = SceneWatch()
     for match in (0.9, 0.2, 0.2):
         watch.seen(1, match, 0.1)
-    assert watch.left and watch.match == 0.2
+    assert watch.left(1) and watch.match(1) == 0.2
+    assert not watch.left(2) and watch.match(2) is None  # nothing was answered from it yet
     watch.seen(2, 0.2, 0.1)
-    assert not watch.left
+    assert not watch.left(2)

@@ -1,0 +1,52 @@
+"""Depth that does not lie on its picture is found out, and by how much; depth that does is left in peace."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from mila_ros.evaluation.registration_check import RegistrationCheck
+from mila_ros.worlds.rendered import RenderedWorld
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[tuple[np.ndarray, np.ndarray]]:
+    clips = RenderedWorld(height=120, width=160, shadows=1).clips(8, 2, 15, seed=4)
+    rgb = clips.rgb.flatten(0, 1).permute(0, 2, 3, 1).numpy()
+    return list(zip(rgb, clips.depth.flatten(0, 1).numpy(), strict=True))
+
+
+def moved(depth: np.ndarray, scale: float, shift: tuple[float, float]) -> np.ndarray:
+    """Depth as a camera records it whose picture must be scaled and shifted so to lie right."""
+    height, width = depth.shape
+    middle = ((width - 1) / 2, (height - 1) / 2)
+    right = np.float32([[scale, 0, middle[0] * (1 - scale) + shift[0]], [0, scale, middle[1] * (1 - scale) + shift[1]]])
+    return cv2.warpAffine(depth, right, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+
+
+def check(frames: list[tuple[np.ndarray, np.ndarray]]):
+    found = RegistrationCheck(len(frames))
+    for rgb, depth in frames:
+        found.update(rgb, depth)
+    return found.compute()
+
+
+def test_registered_depth_is_left_in_peace(frames) -> None:
+    assert check(frames) is None
+    assert check(frames[:3]) is None  # too few to tell
+    assert check([(rgb, np.full_like(depth, 2.0)) for rgb, depth in frames]) is None  # nothing to see
+    rng = np.random.default_rng(0)
+    noise = [(rng.integers(0, 255, rgb.shape, np.uint8), depth) for rgb, depth in frames]
+    assert check(noise) is None
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(0.9, (-2.0, 0.0)), (1.1, (0.0, 3.0)), (1.0, (5.0, -4.0))])
+def test_what_is_wrong_is_measured(frames, scale: float, shift: tuple[float, float]) -> None:
+    found = check([(rgb, moved(depth, scale, shift)) for rgb, depth in frames])
+    assert found is not None
+    assert found.scale == pytest.approx(scale, abs=0.021)
+    assert found.shift == pytest.approx(shift, abs=1.1)
+    assert found.better > 1.35
+    text = found.sentence(585.0)
+    assert f"scaled by {found.scale:.2f}" in text and f"{585 * found.scale:.0f} would fit" in text
