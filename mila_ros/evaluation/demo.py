@@ -220,6 +220,8 @@ def _notes(
         notes.append("Depth is judged where the recording has a reading between 0.1 and 80 m.")
     if "segmentation" in found:
         notes.append("The recording's labels are taken to be ids of the model's own classes.")
+    if judged.misregistered:
+        notes.append(judged.misregistered)
     if judged.strange_labels:
         notes.append(
             f"Segmentation is not judged: the recording has labels that the model has no class for "

@@ -12,6 +12,7 @@ from mila_ros.evaluation import pictures
 from mila_ros.evaluation.foxglove import OutputBag
 from mila_ros.evaluation.inputs import DemoInput
 from mila_ros.evaluation.moments import Moment, has_truth, moment_of, recorded_answers, with_frames
+from mila_ros.evaluation.registration_check import check_recording
 from mila_ros.evaluation.scoring import Judge
 from mila_ros.evaluation.session import CAMERA, NODE, Session
 from mila_ros.models.config import ModelConfig
@@ -38,6 +39,8 @@ class Judged:
     """Ids in the ground truth that the model has no class for."""
     kept_every: int
     """The recording has the pictures of each so many recorded frames."""
+    misregistered: str | None = None
+    """In words, if the recording's depth does not lie on its pictures."""
 
 
 def judge_run(given: DemoInput, session: Session, config: ModelConfig, recording: Path) -> Judged:
@@ -82,7 +85,11 @@ def judge_run(given: DemoInput, session: Session, config: ModelConfig, recording
                 kept.add(answer, moment, farthest)
                 stamps.add(moment.stamp_ns)
         kept.copy_rest(storage, stamps)
-    return Judged(judge.compute(), judge.frames, strip.moments(), judge.strange_labels, keep_every)
+    moved = None
+    if given.path and "depth" in judge.frames:
+        with Bag(given.path, fov_deg=given.fov_deg) as bag:
+            moved = check_recording(bag)
+    return Judged(judge.compute(), judge.frames, strip.moments(), judge.strange_labels, keep_every, moved)
 
 
 class Strip:

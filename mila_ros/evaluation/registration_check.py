@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mila_ros.worlds.bags import Bag, BagTruncated
+
 _WIDTH = 320
 """Of the pictures in which is looked."""
 _SCALES = tuple(round(0.84 + 0.02 * step, 2) for step in range(17))
@@ -21,6 +23,7 @@ _REACH = 0.05
 _STEP = 0.2
 """Of log depth over four pixels that is an edge."""
 _FRAMES = 24
+_PAIRS = 1800
 _FEWEST = 6
 _BETTER = 1.35
 """How much more of the picture's edges must lie under the depth's than as recorded."""
@@ -105,6 +108,29 @@ class RegistrationCheck:
         if small or best < _TELLING or best < _BETTER * recorded:
             return None
         return Misregistration(scale, shift, best / recorded)
+
+
+def check_recording(bag: Bag) -> str | None:
+    """A sentence if the depth of a recording, of its first minute or so, does not lie on its pictures."""
+    if not bag.truth_count:
+        return None
+    every = max(1, min(bag.truth_count, _PAIRS) // _FRAMES)
+    check, number, fx = RegistrationCheck(_FRAMES), 0, 0.0
+    try:
+        for message, partners in bag.pairs():
+            if "depth" not in partners:
+                continue
+            frame = bag.frame(message, partners) if number % every == 0 else None
+            if frame is not None:
+                check.update(frame.rgb, frame.depth)
+                fx = frame.intrinsics.fx
+            number += 1
+            if number >= _PAIRS:
+                break
+    except BagTruncated:
+        pass  # the bag tells of it itself
+    found = check.compute()
+    return None if found is None else found.sentence(fx)
 
 
 def _picture_edges(rgb: npt.NDArray[np.uint8], size: tuple[int, int]) -> Array:

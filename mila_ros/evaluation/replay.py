@@ -27,6 +27,7 @@ from mila_ros.evaluation.ground_truth import GroundTruth, read_label_map
 from mila_ros.evaluation.pictures import class_colours
 from mila_ros.evaluation.predictions import Predictions
 from mila_ros.evaluation.real_time import RealTimeRun
+from mila_ros.evaluation.registration_check import check_recording
 from mila_ros.evaluation.replay_report import render
 from mila_ros.evaluation.results import prepare
 from mila_ros.models.checkpoint import load_model, resolve
@@ -123,6 +124,10 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
             "notes": _registration_notes(bag),
             "interrupted": True,
         }
+    with open_bag() as bag:
+        moved = check_recording(bag)
+    if moved:
+        found["notes"].append(moved)
     prepare(out, OURS)
     table = class_colours(config.palette, len(config.classes))
     every: EveryFrame | None = None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
-from mila_ros.evaluation.registration_check import RegistrationCheck
+from mila_ros.evaluation.registration_check import RegistrationCheck, check_recording
+from mila_ros.worlds.bag_writer import BagWriter
+from mila_ros.worlds.bags import Bag
+from mila_ros.worlds.frames import Intrinsics
 from mila_ros.worlds.rendered import RenderedWorld
+
+from .small_bag import COLOR, DEPTH, PERIOD, START, write_bag
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +57,20 @@ def test_what_is_wrong_is_measured(frames, scale: float, shift: tuple[float, flo
     assert found.better > 1.35
     text = found.sentence(585.0)
     assert f"scaled by {found.scale:.2f}" in text and f"{585 * found.scale:.0f} would fit" in text
+
+
+def test_a_recording_is_checked_by_its_own_frames(frames, tmp_path: Path) -> None:
+    camera = Intrinsics(140.0, 140.0, 79.5, 59.5, 160, 120)
+    for name, scale, words in (("right", 1.0, None), ("wrong", 0.9, "scaled by 0.9")):
+        with BagWriter(tmp_path / name) as bag:
+            for number, (rgb, depth) in enumerate(frames):
+                stamp = START + number * PERIOD
+                millimetres = np.nan_to_num(moved(depth, scale, (0, 0)) * 1000).astype(np.uint16)
+                bag.write_message("/cam/color/camera_info", bag.messages.camera_info(camera, stamp, "optical"), stamp)
+                bag.write_message(COLOR, bag.messages.image(np.ascontiguousarray(rgb), "rgb8", stamp, "optical"), stamp)
+                bag.write_message(DEPTH, bag.messages.image(millimetres, "16UC1", stamp, "optical"), stamp)
+        with Bag(tmp_path / name) as bag:
+            said = check_recording(bag)
+        assert said is None if words is None else words in said
+    with Bag(write_bag(tmp_path / "none", 9, truth=False)) as bag:
+        assert check_recording(bag) is None
