@@ -25,9 +25,9 @@ def reference(attention: LocalAttention, features: Tensor, described: Tensor, ca
     return (weights[:, None] * values).sum(dim=2).view(b, v.shape[1], h, w)
 
 
-def make(window: int, tile: int) -> LocalAttention:
+def make(window: int, tile: int, query_channels: int = 4) -> LocalAttention:
     torch.manual_seed(0)
-    attention = LocalAttention(6, 5, 7, query_channels=4, value_channels=4, window=window, tile=tile).double()
+    attention = LocalAttention(6, 5, 7, query_channels, value_channels=4, window=window, tile=tile).double()
     torch.nn.init.normal_(attention.position_bias)
     return attention
 
@@ -114,10 +114,11 @@ def test_before_training_propagation_brings_back_what_moved(attention: str) -> N
     assert unmoved.mean() < 0.1
 
 
-def test_where_it_looked_is_told_beside_what_it_found() -> None:
+@pytest.mark.parametrize("query_channels", [4, 16])
+def test_where_it_looked_is_told_beside_what_it_found(query_channels: int) -> None:
     """The mean displacement is the attention-weighted mean of the window's offsets; the values are as without it."""
-    plain = make(window=5, tile=3)
-    attention = LocalAttention(6, 5, 7, query_channels=4, value_channels=4, window=5, tile=3, locate=True).double()
+    plain = make(window=5, tile=3, query_channels=query_channels)
+    attention = LocalAttention(6, 5, 7, query_channels, value_channels=4, window=5, tile=3, locate=True).double()
     attention.load_state_dict(plain.state_dict())
     features, described, carried = (torch.randn(2, c, 7, 10, dtype=torch.float64) for c in (6, 5, 7))
     found, shift = attention.look(features, attention.remember(described, carried))

@@ -177,6 +177,15 @@ def test_another_way_to_carry_starts_from_what_the_old_one_knew() -> None:
     coarse = {"depth": torch.rand(1, 8, 4, 4)}
     carried = {"depth": torch.rand(1, trained.slow.detail_channels, 8, 8)}  # adds nothing yet
     torch.testing.assert_close(warping.fast_heads(coarse, details, carried), trained.eval().fast_heads(coarse, details))
+    leaping = carried_otherwise(trained, {"propagation": "laps"})
+    assert not leaping.propagation.fuse[1].weight.any()  # its own start, not what was learned for another's inputs
+    aligned = carried_otherwise(trained, {"propagation": "attention+alignment"})
+    torch.testing.assert_close(aligned.propagation.attention.state_dict(), trained.propagation.state_dict())
+    with pytest.raises(UserError, match="cross_attention"):
+        carried_otherwise(trained, {"cross_attention": True})
+    crossed = carried_otherwise(trained, {"cross_attention": True}, ("cross_attention",)).eval()
+    image = torch.rand(1, 3, 64, 96)
+    torch.testing.assert_close(crossed.features(image).coarse, trained.eval().features(image).coarse)
     assert carried_otherwise(trained, {}) is trained
     assert carried_otherwise(trained, {"channels": 8, "tasks": ["segmentation", "depth", "normals"]}) is trained
     with pytest.raises(UserError, match="'channels'.*cannot be changed"):
@@ -198,7 +207,7 @@ def test_another_slow_backbone_goes_under_the_trained_decoder(tmp_path: Path) ->
         torch.testing.assert_close(model.get_submodule(part).state_dict(), kept)
     assert model.eval().features(torch.rand(1, 3, 64, 96)).coarse.shape[:2] == (1, 8)
     fast = TrainSettings(stage="fast", start=str(path), rendered_clips=1, model={"slow_backbone": name})
-    with pytest.raises(UserError, match="slow_backbone in the stage slow"):
+    with pytest.raises(UserError, match="in the stage slow also slow_backbone"):
         build_model(fast, ["slow"])
 
 
