@@ -44,6 +44,9 @@ class TrainSettings:
     """Spread in degrees of the camera's pitch, yaw and roll."""
     moved: float = 0.4
     """Share of stills that are seen from another place."""
+    whole: float = 0.15
+    """Share of the run, at its end, in which pictures are taken as they are: not zoomed, turned or moved. Cut-out parts
+    look like rooms that are nearer, and what is learned from them alone makes depth come out short."""
     colour: float = 0.35
     """Strength of changes of light."""
     truth_stride: int = 2
@@ -120,6 +123,8 @@ class TrainSettings:
             )
         if self.steps < 1 or self.batch < 1 or self.accumulate < 1:
             raise UserError("steps, batch and accumulate must be positive")
+        if not 0 <= self.whole <= 1:
+            raise UserError(f"whole is a share of the run, 0 to 1; got {self.whole}")
         if self.height % 32 or self.width % 32:
             raise UserError(f"height and width must be multiples of 32; got {self.height} x {self.width}")
 

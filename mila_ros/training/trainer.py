@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +198,9 @@ class Trainer:
             )
         # The attention's window is in cells of the network: a smaller picture must move more to fill it alike.
         distance = max(1, round(s.max_distance * working_zoom(self.model, s.height, s.width)))
-        options = Augmentation(s.height, s.width, s.zoom, s.turn, s.moved, s.colour, distance, s.truth_stride)
+        self.varied = Augmentation(s.height, s.width, s.zoom, s.turn, s.moved, s.colour, distance, s.truth_stride)
         keyframes = self.model.config.frames if settings.stage == "fast" else 0
-        self.batches = Batches(pools, s.batch // parts, options, keyframes, self.generator)
+        self.batches = Batches(pools, s.batch // parts, self.varied, keyframes, self.generator)
         self.step = 0
         self.seconds = 0.0
 
@@ -222,6 +222,11 @@ class Trainer:
         s = self.settings
         done = self.step / s.steps if s.minutes is None else self.seconds / (60 * s.minutes)
         return min(1.0, done)
+
+    def _variation(self) -> Augmentation:
+        """How pictures are varied now: at the end of the run hardly at all."""
+        as_they_are = self._progress() >= 1 - self.settings.whole
+        return replace(self.varied, zoom=1.0, turn=0.0, moved=0.0) if as_they_are else self.varied
 
     def _rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine to 1 % of the peak."""
@@ -254,6 +259,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = s.learning_rate * group["factor"] * self._rate(self.step)
             self.step_module.step = self.step
+            self.batches.options = self._variation()
             for part in range(s.accumulate):
                 with self.fabric.no_backward_sync(self.module, enabled=part < s.accumulate - 1):
                     losses = self.module(self.batches.next())

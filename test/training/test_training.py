@@ -158,6 +158,22 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
         torch.testing.assert_close(other.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
 
 
+def test_the_last_pictures_are_whole(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float, float]] = []
+    draw = Batches.next
+
+    def watched(batches: Batches) -> object:
+        seen.append((batches.options.zoom, batches.options.turn, batches.options.moved))
+        return draw(batches)
+
+    monkeypatch.setattr(Batches, "next", watched)
+    common = ["slow", "--device", "cpu", f"data=nyuv2:{tree}", "rendered_clips=0", *SMALL, TINY, "zoom=1.3", "turn=2"]
+    assert train([*common, "moved=0.5", "whole=0.5", "--out", str(tmp_path / "half")]) == 0
+    assert seen[-4:] == [(1.3, 2.0, 0.5)] * 2 + [(1.0, 0.0, 0.0)] * 2
+    with pytest.raises(UserError, match="whole is a share"):
+        train([*common, "whole=2", "--out", str(tmp_path / "none")])
+
+
 def test_another_way_to_carry_starts_from_what_the_old_one_knew() -> None:
     torch.manual_seed(0)
     trained = Mila(ModelConfig.tiny())
