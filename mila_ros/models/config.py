@@ -59,7 +59,7 @@ class ModelConfig:
     warp: bool = False
     """Also take the keyframe's features and stride-4 details from where attention points on average, so that they keep
     their edges; for one keyframe (`frames: 1`)."""
-    tile: int = 5
+    tile: int = 4
     """Side of a query tile in stride-8 cells; changes speed, never results."""
 
     working_pixels: int = 640 * 480

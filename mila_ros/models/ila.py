@@ -46,6 +46,15 @@ class KeyTiles(NamedTuple):
     width: int
 
 
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Attention within each tile: (B, n, q, C), (B, n, k, C) twice, (1, n, q, k) -> (B, n, q, C)."""
+    if queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+        # On a CPU the fused kernel takes twice the time of two plain products in bfloat16, since tiles are small.
+        scores = torch.matmul(queries * scale, keys.transpose(-1, -2)).float() + bias
+        return torch.matmul(scores.softmax(dim=-1).to(values.dtype), values)
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)
+
+
 class LocalAttention(nn.Module):
     """Look-up of each query position in a P x P window of one or more keyframes.
 
@@ -152,7 +161,7 @@ class LocalAttention(nn.Module):
         side = self.tile + self.window - 1
         bias = self._bias(height, width, memory.keys.shape[2] // (side * side), queries)
         scale = self.query_channels**-0.5
-        found = F.scaled_dot_product_attention(queries, memory.keys, memory.values, attn_mask=bias, scale=scale)
+        found = _attend(queries, memory.keys, memory.values, bias, scale)
         if not self.locate:
             return self._untile(found, height, width), None
         # From the middle of the halo to the query: what is left is how far away it looked.

@@ -90,6 +90,9 @@ class TrainSettings:
     alone: float = 0.15
     """Share of pictures that the fast network answers without a keyframe, so that it can (stage fast)."""
 
+    blend: float = 1.0
+    """Share of what the fast stage learned in its heads, the rest being the slow network's (training/blend.py): 0.5 is
+    better than 1 where little data is labelled."""
     copy_heads: bool | None = None
     """Whether the fast heads start as copies of the slow ones; null: if they were never trained (stage fast). Long
     training of the slow network leaves them behind: then copies are the better start."""
@@ -123,8 +126,9 @@ class TrainSettings:
             )
         if self.steps < 1 or self.batch < 1 or self.accumulate < 1:
             raise UserError("steps, batch and accumulate must be positive")
-        if not 0 <= self.whole <= 1:
-            raise UserError(f"whole is a share of the run, 0 to 1; got {self.whole}")
+        for name in ("whole", "blend"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is a share, 0 to 1; got {getattr(self, name)}")
         if self.height % 32 or self.width % 32:
             raise UserError(f"height and width must be multiples of 32; got {self.height} x {self.width}")
 

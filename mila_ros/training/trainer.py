@@ -26,6 +26,7 @@ from mila_ros.models.config import TASKS, ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import SlowNetwork
 from mila_ros.training.augmentation import Augmentation
+from mila_ros.training.blend import blended
 from mila_ros.training.data import Batches, Pool, label_counts
 from mila_ros.training.gallery import write_gallery
 from mila_ros.training.losses import class_weights
@@ -297,8 +298,7 @@ class Trainer:
         """Judge the running mean of weights on the validation frames."""
         if not len(self.validation) or not self.fabric.is_global_zero:
             return {}
-        model: Mila = self.mean.module
-        model.eval()
+        model = self._result()
         distances = () if self.settings.stage == "slow" else (1, 5, 10)
         results = compare_frames(model, self.validation, self.fabric.device, distances)
         if self.settings.stage == "slow":
@@ -319,6 +319,13 @@ class Trainer:
             file.write(json.dumps({"step": self.step} | flat) + "\n")
         self._train_mode()
         return results
+
+    def _result(self) -> Mila:
+        """What the run leaves behind: the running mean of weights; of a fast stage, blended."""
+        model: Mila = self.mean.module
+        model.eval()
+        blends = self.settings.stage == "fast" and self.settings.blend < 1
+        return blended(model, self.settings.blend) if blends else model
 
     def _log(self, row: dict[str, float]) -> None:
         if not self.fabric.is_global_zero:
@@ -342,7 +349,7 @@ class Trainer:
                 "step": self.step,
                 "validation": results,
             }
-            save_model(self.mean.module, path, card)
+            save_model(self._result(), path, card)
         return path
 
     def _chance(self) -> dict[str, Any]:

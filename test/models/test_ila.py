@@ -44,6 +44,18 @@ def test_tiles_agree_with_the_reference(window: int, tile: int, size: tuple[int,
     torch.testing.assert_close(found, reference(attention, features, described, carried))
 
 
+def test_half_precision_on_a_cpu_agrees_with_the_reference() -> None:
+    attention = make(window=5, tile=4)
+    features, described, carried = (torch.randn(2, c, 7, 10, dtype=torch.float64) for c in (6, 5, 7))
+    expected = reference(attention, features, described, carried)
+    attention = attention.to(torch.bfloat16)
+    half = [x.to(torch.bfloat16) for x in (features, described, carried)]
+    with torch.inference_mode():
+        found = attention(half[0], attention.remember(*half[1:]))
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=0.05, atol=0.05)
+
+
 def test_gradients_agree_with_the_reference() -> None:
     attention = make(window=5, tile=4)
     inputs = [torch.randn(1, c, 6, 9, dtype=torch.float64, requires_grad=True) for c in (6, 5, 7)]
@@ -187,7 +199,7 @@ def test_several_keyframes_share_one_softmax() -> None:
 
 
 def test_the_last_keyframes_are_remembered_and_no_more() -> None:
-    carry = propagation(8, window=3, frames=3).eval()
+    carry = propagation(8, window=3, frames=3, tile=5).eval()
     memory = None
     for number in range(5):
         features = torch.full((1, 8, 6, 8), float(number))

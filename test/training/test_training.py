@@ -82,12 +82,21 @@ def test_two_stages_from_folder_to_comparison(tree: Path, tmp_path: Path, capsys
     for name, tensor in after.fast_heads.detail.named_parameters():
         torch.testing.assert_close(kept.fast_heads.detail.get_parameter(name), tensor, rtol=1e-2, atol=1e-3)
     # Features may be carried in another way from there on, by one line.
-    way, rivals = "model={attention: task, frames: 2, window: 5}", ["adversary_weight=0.1", "glance_weight=0.1"]
+    way, rivals = (
+        "model={attention: task, frames: 2, window: 5, warp: false}",
+        ["adversary_weight=0.1", "glance_weight=0.1"],
+    )
     other = tmp_path / "other"
     more = [*rivals, "task_weighting=learned", "distillation=0", "--out", str(other), "--device", "cpu"]
     assert train(["fast", *common, f"start={fast / 'model.safetensors'}", way, *more]) == 0
     changed_way = load_model(other / "model.safetensors")
     assert (changed_way.config.attention, changed_way.config.frames) == ("task", 2)
+    # What is saved, and judged, is blended.
+    mixed = tmp_path / "mixed"
+    same = ["fast", *common, f"start={slow / 'model.safetensors'}", "--device", "cpu"]
+    assert train([*same, "blend=0", "--out", str(mixed)]) == 0
+    unlearned = load_model(mixed / "model.safetensors")
+    torch.testing.assert_close(unlearned.fast_heads.tasks.state_dict(), unlearned.slow_heads.tasks.state_dict())
     torch.testing.assert_close(changed_way.slow.state_dict(), after.slow.state_dict())
     assert {"glance", "critic", "adversary"} <= set((other / "log.csv").read_text().splitlines()[0].split(","))
     report = tmp_path / "report.json"
@@ -170,7 +179,7 @@ def test_the_last_pictures_are_whole(tree: Path, tmp_path: Path, monkeypatch: py
     common = ["slow", "--device", "cpu", f"data=nyuv2:{tree}", "rendered_clips=0", *SMALL, TINY, "zoom=1.3", "turn=2"]
     assert train([*common, "moved=0.5", "whole=0.5", "--out", str(tmp_path / "half")]) == 0
     assert seen[-4:] == [(1.3, 2.0, 0.5)] * 2 + [(1.0, 0.0, 0.0)] * 2
-    with pytest.raises(UserError, match="whole is a share"):
+    with pytest.raises(UserError, match="whole is a share, 0 to 1"):
         train([*common, "whole=2", "--out", str(tmp_path / "none")])
 
 

@@ -1,0 +1,39 @@
+"""Half-way back: what a fast stage learned, mixed in weight space with the slow network's heads on what was carried.
+
+Source: Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022: between a good start and what
+fine-tuning makes of it lie weights that are better than both on data that was not trained on. The good start here is
+the propagated features as they are, without the residual that joins them with the current frame's, read by the slow
+network's own heads; few labelled pictures are soon learned by heart.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from mila_ros.models.mila import Mila
+
+
+@torch.no_grad()
+def blended(model: Mila, share: float) -> Mila:
+    """A copy whose fast heads and residuals are so much what was learned, 0..1, and else their start.
+
+    Raises:
+        ValueError: a share outside of 0..1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of what was learned is {share}, not a number from 0 to 1")
+    mixed, start = copy.deepcopy(model), copy.deepcopy(model)
+    start.fast_heads.start_from(start.slow_heads)
+    begun = start.state_dict()
+    for name, value in mixed.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        if name.startswith("fast_heads."):
+            value.lerp_(begun[name], 1 - share)
+        elif (
+            name.startswith("propagation.") and ".fuse.1." in f".{name}"
+        ):  # the end of each residual, zero at its start
+            value.mul_(share)
+    return mixed
