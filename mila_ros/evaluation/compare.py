@@ -198,7 +198,7 @@ def _compared(file: Path, options: argparse.Namespace, remembered: int) -> tuple
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="mila compare", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="mila compare", description=__doc__.split("\n\n")[0])
     layouts = "nyuv2:, camvid:, cityscapes: or rgbd:FOLDER, bag:RECORDING (layouts: mila_ros/worlds), rendered:SEED"
     parser.add_argument("--data", help=layouts)
     tasks = "dense (default): segmentation, depth, normals; clips: alignment and LAPS at classifying rendered clips"

@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mila demo", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="mila demo", description=__doc__)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--bag", type=Path, metavar="PATH", help="rosbag2 folder, .mcap, .db3 (default: bundled clip)")

@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mila evaluate", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="mila evaluate", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     usual = ReplaySettings()
     add("bags", nargs="+", metavar="BAG", help="rosbag2 folder, .mcap, .db3, .bag (ROS 1), or a pattern: 'bags/**'")

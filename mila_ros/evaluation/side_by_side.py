@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: a file is missing or is no evaluation, or they have nothing in common.
     """
-    parser = argparse.ArgumentParser(prog="mila report", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="mila report", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="METRICS.json", help="of `mila evaluate`")
     which = "of each file, or one for all (the first one that is not slow)"
     parser.add_argument("--method", nargs="+", default=[None], metavar="NAME", help=which)

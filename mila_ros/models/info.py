@@ -12,9 +12,10 @@ from mila_ros.models.flops import count_flops
 
 def main(argv: list[str]) -> int:
     """Entry of `mila info`."""
-    parser = argparse.ArgumentParser(prog="mila info", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="mila info", description=__doc__)
     parser.add_argument("model", nargs="?", default="indoor", help="a shipped model's name or a checkpoint file")
     parser.add_argument("--size", default="640x480", metavar="WxH", help="picture to count FLOPs for (640x480)")
+    parser.add_argument("--settings", action="store_true", help="also print how its last stage was trained")
     options = parser.parse_args(argv)
     try:
         width, height = (int(side) for side in options.size.lower().split("x"))
@@ -50,6 +51,8 @@ def main(argv: list[str]) -> int:
         mean, saved = flops.amortised(interval) / 1e9, flops.saved(interval)
         print(f"  {f'a keyframe in {interval} frames':<26}{mean:8.3f}   {saved:.0%} saved")
     print("\nparameters, millions: " + ", ".join(f"{name} {count / 1e6:.2f}" for name, count in parts.items()))
-    short = {key: value for key, value in card.items() if key != "validation"}
-    print("\ncard (what it scored is in the model's .md file)\n" + json.dumps(short, indent=2))
+    left_out = {"validation"} if options.settings else {"validation", "settings", "stages"}
+    short = {key: value for key, value in card.items() if key not in left_out}
+    print("\ncard (what it scored is in the model's .md file; --settings for those of its last stage)")
+    print(json.dumps(short, indent=2))
     return 0

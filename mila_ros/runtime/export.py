@@ -219,7 +219,9 @@ def _apart(path: Path, given: tuple[Tensor, ...], expected: tuple[Tensor, ...], 
 
 def main(argv: list[str]) -> int:
     """Entry of `mila export`."""
-    parser = argparse.ArgumentParser(prog="mila export", description="Write a network as ONNX files, checked.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, prog="mila export", description="Write a network as ONNX files, checked."
+    )
     parser.add_argument("--model", default="indoor", help="a shipped model's name or a checkpoint file (indoor)")
     parser.add_argument("--out", type=Path, default=Path("out/export"), metavar="DIR", help="folder (out/export)")
     parser.add_argument("--size", default="640x480", metavar="WxH", help="of the camera's pictures (640x480)")

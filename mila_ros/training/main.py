@@ -52,7 +52,7 @@ def load_pools(
 
 def main(argv: list[str]) -> int:
     """Entry of `mila train`."""
-    parser = argparse.ArgumentParser(prog="mila train", description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="mila train", description=__doc__)
     shipped = "a YAML file, or the name of one in config/train (slow, fast, driving_slow, driving_fast)"
     parser.add_argument("config", help=shipped)
     overrides = "settings to change, for example steps=200; mila_ros/training/settings.py explains all"

@@ -263,9 +263,12 @@ def test_imagenet_weights_fit_the_backbone() -> None:
 
 def test_info_tells_cost_and_card(model: Mila, tmp_path, capsys) -> None:
     path = tmp_path / "model.safetensors"
-    save_model(model, path, card={"data": "a made-up room"})
+    save_model(model, path, card={"data": "a made-up room", "settings": {"seed": 12345}})
+    assert info([str(path), "--size", "320x240", "--settings"]) == 0
+    assert "12345" in capsys.readouterr().out
     assert info([str(path), "--size", "320x240"]) == 0
     out = capsys.readouterr().out
+    assert "12345" not in out and "warp: false" in out
     assert "a made-up room" in out
     assert "slow on every frame" in out
     with pytest.raises(UserError, match="expected WIDTHxHEIGHT"):
