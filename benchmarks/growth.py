@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.methods import TASKS
-from benchmarks.rows import OUT, Row, tables, write
+from benchmarks.rows import OUT, Row, finish, run
 from mila_ros.errors import UserError
 from mila_ros.evaluation import machine
 from mila_ros.models.checkpoint import load_model
@@ -34,7 +34,7 @@ from mila_ros.models.mila import Memory, Mila
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.meter import resident_mb
 from mila_ros.runtime.pipeline import Pipeline
-from mila_ros.training.trainer import carried_otherwise
+from mila_ros.training.start import carried_otherwise
 
 RESOLUTIONS = ((240, 320), (480, 640), (720, 1280))
 """Beside the model's own."""
@@ -180,13 +180,10 @@ def main(argv: Sequence[str]) -> int:
     with torch.inference_mode():
         rows = [*cameras(copy.deepcopy(model), options.device, options.precision)]
         rows += measure(settings(model, options.device, options.precision), options.rounds)
-    write(rows, options.out)
-    print(f"\n{machine.processor()}, {machine.cores()} cores\n\n{tables(rows)}\n\n{options.out}")
+    print(f"\n{machine.processor()}, {machine.cores()} cores\n")
+    finish(rows, options.out)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run(main)

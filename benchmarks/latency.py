@@ -25,7 +25,7 @@ from torchvision.models.optical_flow import raft_small
 from tqdm import tqdm
 
 from benchmarks.methods import RATE, FastAlone, MilaMethod, SlowEveryFrame, paced_block
-from benchmarks.rows import OUT, Row, tables, write
+from benchmarks.rows import OUT, Row, finish, run
 from mila_ros.errors import UserError
 from mila_ros.evaluation import machine
 from mila_ros.evaluation.inputs import default_clip
@@ -276,14 +276,9 @@ def main(argv: Sequence[str]) -> int:
     with tqdm(total=round(options.seconds), desc="latency", unit="s", file=sys.stderr) as bar:
         found, rounds = measure(engine, frames, options.seconds, lambda done: bar.update(done - bar.n))
     rows = found + rows + machine_rows(engine, rounds, load)
-    write(rows, options.out)
-    print(tables(rows))
-    print(f"\n{options.out}")
+    finish(rows, options.out)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from benchmarks.latency import read_frames
 from benchmarks.methods import MilaMethod, SlowEveryFrame
-from benchmarks.rows import OUT, Row, tables, write
+from benchmarks.rows import OUT, Row, finish, run
 from mila_ros.errors import UserError
 from mila_ros.evaluation import machine
 from mila_ros.evaluation.carriers import warped
@@ -265,14 +265,9 @@ def main(argv: Sequence[str]) -> int:
             "unit": "",
         }
     )
-    write(rows, options.out)
-    print(tables(rows))
-    print(f"\n{options.out}")
+    finish(rows, options.out)
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypedDict
+from typing import NoReturn, TypedDict
+
+from mila_ros.errors import UserError
 
 OUT = Path("out/bench")
 
@@ -26,6 +29,20 @@ def write(rows: Iterable[Row], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def finish(rows: list[Row], path: Path) -> None:
+    """Write the rows, and print their tables and where they are."""
+    write(rows, path)
+    print(f"{tables(rows)}\n\n{path}")
+
+
+def run(main: Callable[[list[str]], int]) -> NoReturn:
+    """A benchmark as a program: what is wrong with its arguments is a sentence."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def tables(rows: Iterable[Row]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from mila_ros.errors import UserError
 from mila_ros.evaluation.comparison_table import value_of
+from mila_ros.evaluation.cost import split
 from mila_ros.evaluation.plots import ACCENT, INK, MUTED, SECOND, WARM, new_figure, styled
 
 _SHOWN = {
@@ -59,7 +59,7 @@ def draw(results: Mapping[str, Mapping[str, Any]], path: Path, title: str) -> No
                 if value is None:
                     continue
                 model, _, method = name.rpartition(" ")
-                way = re.split("[@/]", method)[0]
+                way, _ = split(method)
                 at = (result["gflops"], value * factor)
                 marker = _MARKERS[models.index(model) % len(_MARKERS)]
                 shown = axes.scatter(*at, color=_COLOURS[way], marker=marker, s=30, zorder=3, linewidths=0)

@@ -36,6 +36,10 @@ class Consistency:
         self.pairs = 0
         """Of frames that were compared."""
 
+    def new_video(self) -> None:
+        """What follows has nothing to do with what came before."""
+        self._before = None
+
     def update(
         self, rgb: npt.NDArray[np.uint8], answers: Mapping[str, Mapping[str, npt.NDArray[Any]]], stamp_ns: int
     ) -> None:

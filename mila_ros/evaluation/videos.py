@@ -132,7 +132,6 @@ def compare_videos(
 
 _CAMERA_NS = 33_333_333
 """Between frames that have no stamps."""
-_APART_NS = 10**15
 
 
 class Steadiness:
@@ -140,28 +139,21 @@ class Steadiness:
 
     def __init__(self) -> None:
         self._motion, self._classes = Consistency(), VideoConsistency()
-        self._jump = 0
-        self._begin: int | None = None
         self._last: int | None = None
 
     def new_video(self) -> None:
+        self._motion.new_video()
         self._classes.new_video()
-        self._jump += _APART_NS  # frames of different videos are not compared
-        self._begin = self._last = None
+        self._last = None
 
     def update(self, index: int, frame: Frame, answers: Mapping[str, Mapping[str, Tensor]]) -> None:
         """The next frame of the video, its index, and its answers by method and task."""
-        if frame.stamp_ns is None:
-            stamp = index * _CAMERA_NS
-        else:
-            stamp = frame.stamp_ns
-            self._begin = stamp if self._begin is None else self._begin
-            stamp -= self._begin
+        stamp = index * _CAMERA_NS if frame.stamp_ns is None else frame.stamp_ns
         if self._last is not None and stamp - self._last > LONGEST_NS:
             self._classes.new_video()
         self._last = stamp
         arrays = {name: {task: v[0].cpu().numpy() for task, v in by.items()} for name, by in answers.items()}
-        self._motion.update(frame.rgb, arrays, self._jump + stamp)
+        self._motion.update(frame.rgb, arrays, stamp)
         if frame.labels is None:
             self._classes.new_video()
         elif all("segmentation" in by for by in arrays.values()):

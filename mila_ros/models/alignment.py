@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.layers import ConvBlock, check_same_size, separable
-from mila_ros.models.propagation import Carried, Keyframe, Propagation, joining
+from mila_ros.models.propagation import Carried, Joining, Keyframe, Propagation
 
 if TYPE_CHECKING:
     from mila_ros.models.attention import LookUp
@@ -118,7 +118,7 @@ class AlignedPropagation(Propagation):
         super().__init__()
         c = config.channels
         self.attention = attention
-        self.fuse = None if attention is not None else joining(2 * c, c)
+        self.fuse = None if attention is not None else Joining(2 * c, c)
         self.alignment = Alignment(c)
 
     def look_ups(self) -> Mapping[str, LookUp]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.ila import KeyTiles, LocalAttention
 from mila_ros.models.layers import resize, sample_at
-from mila_ros.models.propagation import Carried, Keyframe, Propagation, joining
+from mila_ros.models.propagation import Carried, Joining, Keyframe, Propagation
 
 
 class Remembered(NamedTuple):
@@ -46,7 +46,7 @@ class LookUp(nn.Module):
             c, c, c, config.query_channels, c, config.window, config.tile, config.frames, locate=config.warp
         )
         self.attention.start_as_look_up()
-        self.fuse = joining(3 * c if config.warp else 2 * c, c)
+        self.fuse = Joining(3 * c if config.warp else 2 * c, c)
 
     def look_up(self, current: Tensor, keyframes: KeyTiles, maps: Keyframe | None, match: bool = False) -> Carried:
         """(B, C, H, W), keyframes, and the newest one's own maps if they are to be warped."""

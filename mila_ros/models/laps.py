@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.layers import check_same_size, multi_head_attention, resize
-from mila_ros.models.propagation import Carried, Keyframe, Propagation, joining
+from mila_ros.models.propagation import Carried, Joining, Keyframe, Propagation
 
 PERIOD = 4
 """Every fourth channel is taken from the past."""
@@ -89,7 +89,7 @@ class LapsPropagation(Propagation):
         super().__init__()
         c = config.channels
         self.leap = LeapAttention(c)
-        self.fuse = joining(2 * c, c)
+        self.fuse = Joining(2 * c, c)
 
     def remember(self, keyframe: Keyframe, before: Any = None) -> Keyframe:
         return keyframe

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from mila_ros.models.layers import ConvBlock
@@ -39,15 +40,22 @@ class Carried(NamedTuple):
     left the keyframe. None without `warp`, or where nobody asked."""
 
 
-def joining(channels_in: int, channels: int) -> nn.Sequential:
+class Joining(nn.Sequential):
     """A residual from several maps, (B, C_in, H, W) -> (B, C, H, W), which starts at zero.
 
     So training starts from what was carried, the slow network's quality, and not from noise.
     """
-    last = nn.Conv2d(channels, channels, 1)
-    for parameter in last.parameters():
-        nn.init.zeros_(parameter)
-    return nn.Sequential(ConvBlock(channels_in, channels), last)
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        last = nn.Conv2d(channels, channels, 1)
+        super().__init__(ConvBlock(channels_in, channels), last)
+        self.scale(0.0)
+
+    @torch.no_grad()
+    def scale(self, share: float) -> None:
+        """Leave so much of what it adds."""
+        for parameter in self[1].parameters():
+            parameter.mul_(share)
 
 
 class Propagation(nn.Module):

@@ -13,6 +13,7 @@ import copy
 import torch
 
 from mila_ros.models.mila import Mila
+from mila_ros.models.propagation import Joining
 
 
 @torch.no_grad()
@@ -24,16 +25,14 @@ def blended(model: Mila, share: float) -> Mila:
     """
     if not 0 <= share <= 1:
         raise ValueError(f"the share of what was learned is {share}, not a number from 0 to 1")
-    mixed, start = copy.deepcopy(model), copy.deepcopy(model)
-    start.fast_heads.start_from(start.slow_heads)
+    mixed = copy.deepcopy(model)
+    start = copy.deepcopy(model.fast_heads)
+    start.start_from(model.slow_heads)
     begun = start.state_dict()
-    for name, value in mixed.state_dict().items():
-        if not value.is_floating_point():
-            continue
-        if name.startswith("fast_heads."):
+    for name, value in mixed.fast_heads.state_dict().items():
+        if value.is_floating_point():
             value.lerp_(begun[name], 1 - share)
-        elif (
-            name.startswith("propagation.") and ".fuse.1." in f".{name}"
-        ):  # the end of each residual, zero at its start
-            value.mul_(share)
+    for part in mixed.propagation.modules():
+        if isinstance(part, Joining):
+            part.scale(share)
     return mixed

@@ -18,8 +18,9 @@ from mila_ros.training.augmentation import Augmentation
 from mila_ros.training.data import Batches, Pool
 from mila_ros.training.main import main as train
 from mila_ros.training.settings import TrainSettings, load_settings
+from mila_ros.training.start import build_model, carried_otherwise
 from mila_ros.training.steps import SlowStep
-from mila_ros.training.trainer import Trainer, build_model, carried_otherwise
+from mila_ros.training.trainer import Trainer
 
 from ..worlds.camvid_tree import make_tree as make_drives
 

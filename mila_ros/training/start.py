@@ -1,0 +1,119 @@
+"""The network that a stage starts from: new, a checkpoint's, or a checkpoint's with something changed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mila_ros.errors import UserError
+from mila_ros.models.checkpoint import load_model, read_header, resolve
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.mila import Mila
+from mila_ros.models.networks import SlowNetwork
+from mila_ros.training.settings import TrainSettings
+from mila_ros.worlds.labels import load_labels
+
+CARRYING = ("attention", "frames", "window", "keys", "tile", "warp", "propagation")
+"""Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
+
+
+def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
+    """The network that a stage starts from, which went through `stages` before.
+
+    Raises:
+        UserError: the start checkpoint is missing, or the configuration is wrong.
+    """
+    if settings.start is not None:
+        trained, changes = load_model(settings.start), dict(settings.model)
+        if settings.stage == "slow" and "slow_backbone" in changes:
+            trained = with_backbone(trained, changes.pop("slow_backbone"))
+        more = ("cross_attention",) if settings.stage == "slow" else ()
+        model = carried_otherwise(trained, changes, (*CARRYING, *more))
+        anew = "fast" not in stages if settings.copy_heads is None else settings.copy_heads
+        if settings.stage == "fast" and anew:
+            model.fast_heads.start_from(model.slow_heads)
+        return model
+    labels = load_labels(settings.labels)
+    values: dict[str, Any] = {"pretrained": True, "classes": labels.classes, "palette": labels.palette}
+    return Mila(ModelConfig.from_dict(values | settings.model))
+
+
+def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[str] = CARRYING) -> Mila:
+    """A trained network with another way to carry features, which starts from what the old way knew.
+
+    allowed: settings that may be changed.
+
+    Raises:
+        UserError: a change of something else.
+    """
+    own = trained.config.to_dict()
+    changes = {key: value for key, value in changes.items() if _plain(own.get(key)) != _plain(value)}
+    if not changes:
+        return trained
+    fixed = sorted(set(changes) - set(allowed))
+    if fixed:
+        raise UserError(
+            f"model settings {fixed} cannot be changed when training starts from a checkpoint, which brings its own; "
+            f"only {list(CARRYING)} can, in the stage slow also slow_backbone and cross_attention, or leave out `start`"
+        )
+    model = Mila(ModelConfig.from_dict(own | changes))
+    weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
+    model.load_state_dict(_fitted(weights, model))
+    if model.config.propagation == trained.config.propagation:  # else names may be alike and mean something else
+        model.propagation.load_state_dict(_fitted(trained.propagation.state_dict(), model.propagation))
+    known = trained.propagation.look_ups()
+    for name, part in model.propagation.look_ups().items() if known else ():
+        source = known.get(name) or known.get("all") or next(iter(known.values()))
+        part.load_state_dict(_fitted(source.state_dict(), part))
+    return model
+
+
+def _fitted(weights: dict[str, torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's weights, from another's where they fit; inputs that the other had not begin by adding nothing."""
+    fitted = module.state_dict()
+    for name, value in weights.items():
+        own = fitted.get(name)
+        if own is None:
+            continue
+        if own.shape == value.shape:
+            fitted[name] = value
+        elif own.ndim == value.ndim == 4 and own.shape[::3] == value.shape[::3]:
+            shared = min(own.shape[1], value.shape[1])
+            fitted[name] = torch.zeros_like(own)
+            fitted[name][:, :shared] = value[:, :shared]
+    return fitted
+
+
+def with_backbone(trained: Mila, name: str) -> Mila:
+    """A trained network with another slow backbone, from ImageNet weights, under as much of its decoder as fits.
+
+    What the decoder made of the old backbone's features is to be learned again; what it does with that is kept.
+    """
+    if name == trained.config.slow_backbone:
+        return trained
+    config = ModelConfig.from_dict(trained.config.to_dict() | {"slow_backbone": name})
+    model = Mila(config)
+    model.slow = SlowNetwork(name, config.slow_channels, config.channels, pretrained=True)
+    own = model.state_dict()
+    kept = {
+        key: value
+        for key, value in trained.state_dict().items()
+        if not key.startswith("slow.backbone.") and own[key].shape == value.shape
+    }
+    model.load_state_dict(own | kept)
+    return model
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def stages_before(settings: TrainSettings) -> list[str]:
+    """The stages that the start checkpoint went through, in order."""
+    if settings.start is None:
+        return []
+    _, card = read_header(resolve(settings.start))
+    return list(card.get("stages", []))
