@@ -109,18 +109,3 @@ def metric_depth(raw: Tensor, focal: Tensor, config: ModelConfig) -> Tensor:
 def unit_normals(raw: Tensor) -> Tensor:
     """Unit vectors from the normals head's answer: (B, 3, h, w) -> same."""
     return F.normalize(raw.float(), dim=1, eps=1e-6)
-
-
-def best_class(scores: Tensor) -> Tensor:
-    """Id of the greatest score: (B, K, h, w) float32 -> (B, h, w) uint8, K at most 255.
-
-    PyTorch finds a maximum's place several times slower than its value. So the id is written over the score's last
-    bits, which makes the value tell the place: positive floats have the order of their bits. Scores that differ by
-    less than 0.002 count as equal.
-    """
-    bits = (scores.shape[1] - 1).bit_length()
-    last = (1 << bits) - 1
-    # Above -64, so that the greatest is positive; with the same exponent for all that matter, the bits are worth alike.
-    keys = (scores.float() + 64.0).view(torch.int32).bitwise_and_(~last)
-    ids = torch.arange(scores.shape[1], dtype=torch.int32, device=scores.device)
-    return keys.bitwise_or_(ids.view(1, -1, 1, 1)).amax(dim=1).bitwise_and_(last).to(torch.uint8)

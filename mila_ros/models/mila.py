@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mila_ros.models.class_map import class_map
 from mila_ros.models.config import ModelConfig
-from mila_ros.models.heads import Heads, best_class, metric_depth, unit_normals
+from mila_ros.models.heads import Heads, metric_depth, unit_normals
 from mila_ros.models.layers import resize
 from mila_ros.models.networks import FastNetwork, Features, SlowNetwork
 from mila_ros.models.propagation import Keyframe
@@ -122,20 +123,23 @@ class Mila(nn.Module):
         Raises:
             ValueError: a task that this model does not have.
         """
+        raw = self._heads(features, tasks)
+        return {task: self._finished(task, value, features, focal, size) for task, value in raw.items()}
+
+    def _heads(self, features: Features, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Raw answers at stride 4."""
         missing = [task for task in tasks if task not in self.config.tasks]
         if missing:
             raise ValueError(f"this model has the tasks {list(self.config.tasks)}, not {missing}")
         heads = self.slow_heads if features.slow else self.fast_heads
-        raw = heads({task: features.of(task) for task in tasks}, features.detail, features.details)
-        answers: dict[str, Tensor] = {}
-        for task, value in raw.items():
-            value = _to_size(value, features, size)
-            if task == "depth":
-                value = metric_depth(value, focal * features.zoom, self.config)
-            elif task == "normals":
-                value = unit_normals(value)
-            answers[task] = value
-        return answers
+        return heads({task: features.of(task) for task in tasks}, features.detail, features.details)
+
+    def _finished(self, task: str, raw: Tensor, features: Features, focal: Tensor, size: tuple[int, int]) -> Tensor:
+        # float: half precision would show as steps in depth, and is slower to resize on a CPU.
+        value = resize(raw.float(), _full_size(raw, features, size))[..., : size[0], : size[1]]
+        if task == "depth":
+            return metric_depth(value, focal * features.zoom, self.config)
+        return unit_normals(value) if task == "normals" else value
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """The size (h, w) at which the networks see a picture: about that of training, in the picture's own aspect."""
@@ -168,17 +172,16 @@ class Mila(nn.Module):
             unless turned off (it costs as much as the rest of the task); "depth": float32 metres (B, h, w);
             "normals": float32 (B, h, w, 3), contiguous.
         """
-        predicted = self.predict(features, tasks, focal, size)
         answers: dict[str, Tensor] = {}
-        if "segmentation" in predicted:
-            scores = predicted["segmentation"]
-            answers["segmentation"] = best_class(scores)
-            if confidence:
-                answers["confidence"] = (scores.amax(dim=1) - scores.logsumexp(dim=1)).exp()
-        if "depth" in predicted:
-            answers["depth"] = predicted["depth"][:, 0].float().contiguous()
-        if "normals" in predicted:
-            answers["normals"] = predicted["normals"].permute(0, 2, 3, 1).float().contiguous()
+        for task, raw in self._heads(features, tasks).items():
+            if task == "segmentation":
+                ids, sure = class_map(raw, _full_size(raw, features, size), size, confidence)
+                answers["segmentation"] = ids
+                if sure is not None:
+                    answers["confidence"] = sure
+                continue
+            value = self._finished(task, raw, features, focal, size)
+            answers[task] = (value[:, 0] if task == "depth" else value.permute(0, 2, 3, 1)).float().contiguous()
         return answers
 
 
@@ -191,10 +194,8 @@ def pad_to_stride(image: Tensor) -> Tensor:
     return image
 
 
-def _to_size(value: Tensor, features: Features, size: tuple[int, int]) -> Tensor:
-    """Resize a stride-4 map to `size` and cut off what padding added."""
+def _full_size(raw: Tensor, features: Features, size: tuple[int, int]) -> tuple[int, int]:
+    """What a stride-4 map must be enlarged to, so that its part which is no padding has this size."""
     height, width = size
-    padded_h, padded_w = value.shape[-2] * 4, value.shape[-1] * 4
-    full = (round(height * padded_h / features.height), round(width * padded_w / features.width))
-    # float: half precision would show as steps in depth, and is slower to resize on a CPU.
-    return resize(value.float(), full)[..., :height, :width]
+    padded_h, padded_w = raw.shape[-2] * 4, raw.shape[-1] * 4
+    return round(height * padded_h / features.height), round(width * padded_w / features.width)
