@@ -46,7 +46,7 @@ class Noted:
 
 
 class Frames:
-    """Two threads between the cameras and the topics: one decodes, one computes and publishes.
+    """Two threads between the cameras and the topics: one decodes, one computes and publishes. Made when both are warm.
 
     Args:
         pipeline: the runtime; closed by its owner, after this.
@@ -78,8 +78,10 @@ class Frames:
             threading.Thread(target=self._decode, name="mila-decode", daemon=True),
             threading.Thread(target=self._work, name="mila-answer", daemon=True),
         ]
+        self._begun = threading.Event()
         for thread in self._threads:
             thread.start()
+        self._begun.wait()  # until it is warm: frames that came before would wait for it
 
     def close(self) -> None:
         """Stop both threads; what waits is let go."""
@@ -118,11 +120,15 @@ class Frames:
 
     def _work(self) -> None:
         """A thread: newest picture of each camera, one after the other."""
-        with self._pipeline.fast_thread():
-            while (taken := self._decoded.take()) is not None:
-                camera, waiting = taken
-                with self._guarded(camera):
-                    self._answer(camera, waiting)
+        try:
+            with self._pipeline.fast_thread():
+                self._begun.set()
+                while (taken := self._decoded.take()) is not None:
+                    camera, waiting = taken
+                    with self._guarded(camera):
+                        self._answer(camera, waiting)
+        finally:
+            self._begun.set()
 
     @contextmanager
     def _guarded(self, camera: str) -> Iterator[None]:

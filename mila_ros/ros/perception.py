@@ -138,6 +138,7 @@ class Perception(LifecycleNode):
         )
         with engine.fast_thread():
             engine.warm_up(*_USUAL_SIZE)
+            engine.flops(engine.seen_size(*_USUAL_SIZE), settings.tasks)  # counted later, it would hold up frames
         self._engine = engine
         self._outputs = {
             camera.name: CameraOutputs(
@@ -173,6 +174,7 @@ class Perception(LifecycleNode):
             fall=settings.keyframe_early,
             clock=time.monotonic,
             on_error=self._complain,
+            warm=_USUAL_SIZE,
         )
         self._controller = BudgetController()
         self._frames = Frames(self._pipeline, self._outputs, self._inputs, lambda: self.settings, self._complain)

@@ -371,8 +371,12 @@ class Engine:
         return self._flops.get((*size, tuple(tasks)))
 
     def warm_up(self, height: int, width: int) -> None:
-        """Run everything once, so that the first frame does not pay for what is set up on first use."""
+        """Run everything once, so that the first frame does not pay for what is set up on first use.
+
+        Much of that is set up for each thread: whoever calls `keyframe` or `answer` from another one calls this, too.
+        """
         picture = self.upload(np.zeros((height, width, 3), np.uint8))
         memory, _ = self.keyframe(picture)
         self.answer_keyframe(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks)
-        self.answer(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks)
+        self.answer(picture, None, self.tasks, 500.0)
+        self.answer(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks, match=True)

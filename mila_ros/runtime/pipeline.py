@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,6 +75,7 @@ class Pipeline:
         fall: of the match between frame and keyframe by which a keyframe is taken early; 0: never. May be changed.
         clock: steady seconds; the `arrived` of frames is of this clock.
         on_error: called (from the slow thread) with the camera and a sentence when a keyframe failed.
+        warm: (h, w) of pictures for which threads are made ready before they begin (`Engine.warm_up`); None: not.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Pipeline:
         fall: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         on_error: Callable[[str, str], None] | None = None,
+        warm: tuple[int, int] | None = None,
     ) -> None:
         self.engine = engine
+        self._warm = warm
         self.mode = mode
         self.fall = fall
         self._clock = clock
@@ -102,7 +105,9 @@ class Pipeline:
         self._counts = True
         self._jobs: NewestSlots[_Job] = NewestSlots([*cameras, _COUNTING])
         self._thread = threading.Thread(target=self._slow_loop, name="mila-slow", daemon=True)
+        self._begun = threading.Event()
         self._thread.start()
+        self._begun.wait()  # with its warm-up, which would be in the way of the first frames
 
     @property
     def mode(self) -> str:
@@ -138,9 +143,18 @@ class Pipeline:
         """For a thread that calls `engine.upload` ahead of `answer`: see `Engine.prepare_thread`."""
         return self.engine.prepare_thread()
 
-    def fast_thread(self) -> AbstractContextManager[None]:
-        """For the thread that calls `answer`: see `Engine.fast_thread`."""
-        return self.engine.fast_thread()
+    @contextmanager
+    def fast_thread(self) -> Iterator[None]:
+        """For the thread that calls `answer`: see `Engine.fast_thread`. Inside, the thread is warm."""
+        with self.engine.fast_thread():
+            self._warm_up()
+            yield
+
+    def _warm_up(self) -> None:
+        """Make the calling thread ready. What goes wrong here will go wrong with frames, too, and is said of them."""
+        if self._warm is not None:
+            with suppress(Exception):
+                self.engine.warm_up(*self._warm)
 
     def close(self) -> None:
         """Stop the slow network's thread (a keyframe that runs is finished first)."""
@@ -256,17 +270,24 @@ class Pipeline:
         return keyframe.memory
 
     def _slow_loop(self) -> None:
-        with self.engine.slow_thread():
-            while (taken := self._jobs.take()) is not None:
-                camera, job = taken
-                try:
-                    self._work(camera, job)
-                except Exception as error:  # one bad picture must not end all keyframes
-                    if self._on_error is not None:
-                        self._on_error(camera, f"the slow network failed: {error}")
-                finally:
-                    if camera in self._cameras:
-                        self._cameras[camera].busy = False
+        try:
+            with self.engine.slow_thread():
+                self._warm_up()
+                self._begun.set()
+                while (taken := self._jobs.take()) is not None:
+                    self._work_on(*taken)
+        finally:
+            self._begun.set()
+
+    def _work_on(self, camera: str, job: _Job) -> None:
+        try:
+            self._work(camera, job)
+        except Exception as error:  # one bad picture must not end all keyframes
+            if self._on_error is not None:
+                self._on_error(camera, f"the slow network failed: {error}")
+        finally:
+            if camera in self._cameras:
+                self._cameras[camera].busy = False
 
     def _work(self, camera: str, job: _Job) -> None:
         if job.picture is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 
 import numpy as np
@@ -212,3 +213,15 @@ def test_a_camera_that_sees_something_else_gets_its_keyframe_early():
         assert pipeline.meter.window(clock.now).reasons == {"scene left the keyframe": 1}
     finally:
         pipeline.close()
+
+
+def test_each_thread_is_warmed_before_its_first_picture(start, engine, monkeypatch):
+    warmed = []
+    monkeypatch.setattr(engine, "warm_up", lambda *size: warmed.append((threading.current_thread().name, size)))
+    pipeline, _ = start(warm=(64, 96))
+    assert warmed == [("mila-slow", (64, 96))]  # when the pipeline is there
+    with pipeline.fast_thread():
+        assert warmed[1:] == [(threading.current_thread().name, (64, 96))]
+    monkeypatch.setattr(engine, "warm_up", lambda *size: 1 / 0)
+    pipeline, clock = start(warm=(64, 96))  # what fails here fails again with a picture, and is said then
+    assert frame(pipeline, clock, 1)[0].depth is not None
