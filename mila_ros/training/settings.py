@@ -99,9 +99,13 @@ class TrainSettings:
 
     model: dict[str, Any] = field(default_factory=dict)
     """Overrides of the model's configuration (models/config.py). With `start`, only of how features are carried, and in
-    the stage slow of slow_backbone: another one, from ImageNet weights, under the trained decoder."""
+    the stage slow of tasks, working_pixels, and slow_backbone: another one, from ImageNet weights, under the trained
+    decoder."""
     labels: str = "nyu40"
     """Class names and colours: config/labels/NAME.yaml. Rendered rooms have those of nyu40."""
+    relabel: bool = False
+    """The network shall answer with the classes of `labels`, though `start` knows others (stage slow): what it knows of
+    classes of the same name is kept, the others are learned anew."""
 
     precision: str = "bf16-mixed"
     """Lightning Fabric's name."""
@@ -118,6 +122,8 @@ class TrainSettings:
             raise UserError("adversary_weight and glance_weight are for the stage fast: set them to 0")
         if self.stage == "fast" and self.start is None:
             raise UserError('stage "fast" learns from a trained slow network: set `start` to its checkpoint')
+        if self.relabel and (self.stage != "slow" or self.start is None):
+            raise UserError("relabel is for the stage slow with a `start`: leave it out")
         if self.data is None and self.rendered_clips == 0:
             raise UserError("no training data: set `data` to KIND:FOLDER or `rendered_clips` above 0")
         if self.rendered_clips and self.labels != "nyu40":

@@ -28,8 +28,14 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
     """
     if settings.start is not None:
         trained, changes = load_model(settings.start), dict(settings.model)
-        if settings.stage == "slow" and "slow_backbone" in changes:
-            trained = with_backbone(trained, changes.pop("slow_backbone"))
+        if settings.stage == "slow":
+            if "slow_backbone" in changes:
+                trained = with_backbone(trained, changes.pop("slow_backbone"))
+            answers = {key: changes.pop(key) for key in ("tasks", "working_pixels") if key in changes}
+            if settings.relabel:
+                labels = load_labels(settings.labels)
+                answers |= {"classes": labels.classes, "palette": labels.palette}
+            trained = with_answers(trained, answers)
         more = ("cross_attention",) if settings.stage == "slow" else ()
         model = carried_otherwise(trained, changes, (*CARRYING, *more))
         anew = "fast" not in stages if settings.copy_heads is None else settings.copy_heads
@@ -57,7 +63,8 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[
     if fixed:
         raise UserError(
             f"model settings {fixed} cannot be changed when training starts from a checkpoint, which brings its own; "
-            f"only {list(CARRYING)} can, in the stage slow also slow_backbone and cross_attention, or leave out `start`"
+            f"only {list(CARRYING)} can, in the stage slow also slow_backbone, tasks, working_pixels and "
+            "cross_attention, or leave out `start`"
         )
     model = Mila(ModelConfig.from_dict(own | changes))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
@@ -104,6 +111,34 @@ def with_backbone(trained: Mila, name: str) -> Mila:
         if not key.startswith("slow.backbone.") and own[key].shape == value.shape
     }
     model.load_state_dict(own | kept)
+    return model
+
+
+def with_answers(trained: Mila, changes: dict[str, Any]) -> Mila:
+    """A trained network that answers otherwise: other tasks, other classes, pictures seen at another size.
+
+    Heads keep what they know of tasks and of classes (by name) that remain; the rest starts untrained.
+
+    Raises:
+        UserError: a value that a network cannot have.
+    """
+    config = ModelConfig.from_dict(trained.config.to_dict() | changes)
+    if config == trained.config:
+        return trained
+    model = Mila(config)
+    own, known = model.state_dict(), trained.state_dict()
+    model.load_state_dict(own | {k: v for k, v in known.items() if k in own and own[k].shape == v.shape})
+    if "segmentation" in trained.config.tasks and "segmentation" in config.tasks:
+        before = {name: row for row, name in enumerate(trained.config.classes)}
+        kept = [(row, before[name]) for row, name in enumerate(config.classes) if name in before]
+        with torch.no_grad():
+            for heads, old in ((model.slow_heads, trained.slow_heads), (model.fast_heads, trained.fast_heads)):
+                out, source = heads.tasks["segmentation"].out, old.tasks["segmentation"].out
+                nn.init.normal_(out.weight, std=0.01)
+                nn.init.zeros_(out.bias)
+                for row, other in kept:
+                    out.weight[row] = source.weight[other]
+                    out.bias[row] = source.bias[other]
     return model
 
 

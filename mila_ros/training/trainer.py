@@ -67,7 +67,7 @@ class Trainer:
         if "segmentation" in self.model.config.tasks and self.model.config.classes != named:
             raise UserError(
                 f"the start checkpoint knows {len(self.model.config.classes)} classes, not those of "
-                f"labels: {settings.labels} ({len(named)}): set `labels` to its own"
+                f"labels: {settings.labels} ({len(named)}): set `labels` to its own, or relabel=true to learn these"
             )
         lacking = [t for t in self.model.config.tasks if not any(t in pool.tasks for pool, _ in pools)]
         if lacking:

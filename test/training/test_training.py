@@ -21,6 +21,7 @@ from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.start import build_model, carried_otherwise
 from mila_ros.training.steps import SlowStep
 from mila_ros.training.trainer import Trainer
+from mila_ros.worlds.labels import load_labels
 
 from ..worlds.camvid_tree import make_tree as make_drives
 
@@ -235,6 +236,37 @@ def test_another_slow_backbone_goes_under_the_trained_decoder(tmp_path: Path) ->
     fast = TrainSettings(stage="fast", start=str(path), rendered_clips=1, model={"slow_backbone": name})
     with pytest.raises(UserError, match="in the stage slow also slow_backbone"):
         build_model(fast, ["slow"])
+
+
+def test_a_trained_network_learns_other_classes_and_tasks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "start.safetensors"
+    tiny = ModelConfig.tiny()
+    names = ("road", "wall", "car", "table")  # of CamVid's: road and car
+    trained = Mila(ModelConfig.from_dict(tiny.to_dict() | {"classes": names}))
+    torch.nn.init.ones_(trained.slow_heads.tasks["segmentation"].out.bias)
+    save_model(trained, path)
+    settings = TrainSettings(
+        start=str(path),
+        data="camvid:unused",
+        labels="camvid",
+        relabel=True,
+        model={"tasks": ["segmentation"], "working_pixels": 64 * 96},
+    )
+    model = build_model(settings, ["slow", "fast"])
+    classes = load_labels("camvid").classes
+    assert model.config.classes == classes and len(model.config.palette) == len(classes)
+    assert model.config.tasks == ("segmentation",) and model.config.working_pixels == 64 * 96
+    source, head = (load_model(path).slow_heads.tasks["segmentation"], model.slow_heads.tasks["segmentation"])
+    for name in ("road", "car"):
+        torch.testing.assert_close(head.out.weight[classes.index(name)], source.out.weight[names.index(name)])
+    assert head.out.bias[classes.index("car")] == 1 and head.out.bias[classes.index("sky")] == 0
+    torch.testing.assert_close(head.fine.state_dict(), source.fine.state_dict())
+    torch.testing.assert_close(model.slow.state_dict(), load_model(path).slow.state_dict())
+    with pytest.raises(UserError, match="relabel is for the stage slow"):
+        TrainSettings(stage="fast", start=str(path), data="camvid:unused", relabel=True)
+    with pytest.raises(UserError, match="tasks must be some of"):
+        build_model(TrainSettings(start=str(path), rendered_clips=1, model={"tasks": ["flow"]}), ["slow"])
 
 
 def test_fast_heads_start_as_copies_when_they_should(tmp_path: Path) -> None:
