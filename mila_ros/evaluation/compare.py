@@ -42,12 +42,18 @@ from mila_ros.worlds.world import open_world_for
 DISTANCES = (1, 5, 10)
 
 
-def earlier_view(image: Tensor, frame: Frame, intrinsics: Tensor, distance: int, seed: int) -> Tensor:
-    """The picture that the keyframe's camera took `distance` frames of motion ago: (1, 3, H, W)."""
-    metres = np.zeros(frame.rgb.shape[:2], np.float32) if frame.depth is None else frame.depth
+def earlier_view(
+    image: Tensor, frame: Frame, intrinsics: Tensor, distance: int, seed: int, kind: str = "carried"
+) -> Tensor:
+    """The picture that the keyframe's camera took `distance` frames of motion ago: (1, 3, H, W).
+
+    kind: of motion (motion.MOTIONS).
+    """
+    metres = frame.depth if frame.depth is not None else frame.assumed_depth
+    metres = np.zeros(frame.rgb.shape[:2], np.float32) if metres is None else metres
     depth = without_holes(torch.from_numpy(metres).to(image.device)[None])
     generator = torch.Generator().manual_seed(seed)
-    motion = random_motion(torch.tensor([float(distance)]), generator)
+    motion = random_motion(torch.tensor([float(distance)]), generator, kind)
     return moved_view(image, depth, intrinsics, motion.to(image.device))
 
 
@@ -59,6 +65,7 @@ def compare_frames(
     distances: Sequence[int] = DISTANCES,
     carriers: Sequence[str] = ("mila",),
     timed: bool = False,
+    motion: str = "carried",
 ) -> dict[str, dict[str, Any]]:
     """Metrics by method: "slow", "fast" (without a keyframe) and "CARRIER@D" for each carrier and distance D.
 
@@ -68,6 +75,7 @@ def compare_frames(
         distances: frames between keyframe and frame.
         carriers: names of ways to answer from a keyframe (carriers.py).
         timed: also measure milliseconds (cost.py).
+        motion: how the camera moved to the still (motion.MOTIONS).
     """
     tasks, classes = model.config.tasks, len(model.config.classes)
     made = {name: make_carrier(name, model) for name in carriers}
@@ -89,7 +97,7 @@ def compare_frames(
             memories: dict[str, Any] = dict.fromkeys(carriers)
             for keyframe in reversed(range(model.config.frames)):  # the oldest first
                 ago = distance + keyframe * (distance + 1)
-                view = earlier_view(image, frame, intrinsics, ago, seed=1000 * index + distance)
+                view = earlier_view(image, frame, intrinsics, ago, 1000 * index + distance, motion)
                 seen = Seen(view, model.features(view), model.glance(view))
                 memories = {name: carrier.remember(seen, memories[name]) for name, carrier in made.items()}
             for name, carrier in made.items():
@@ -193,7 +201,7 @@ def _compared(file: Path, options: argparse.Namespace, remembered: int) -> tuple
         return results, judged, "X@D: keyframe D of the video's frames ago; X/K: every K-th of them a keyframe"
     frames = world.with_truth()
     shown = tqdm(frames, desc="compare", unit="frame", file=sys.stderr)
-    results = compare_frames(model, shown, device, options.distances, options.methods, options.time)
+    results = compare_frames(model, shown, device, options.distances, options.methods, options.time, world.motion)
     return results, len(frames), "X@D: keyframe D frames of motion away (synthesised view)"
 
 

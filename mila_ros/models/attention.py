@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.ila import KeyTiles, LocalAttention
 from mila_ros.models.layers import resize, sample_at
 from mila_ros.models.propagation import Carried, Joining, Keyframe, Propagation
+from mila_ros.models.searched import SearchedAttention
 
 
 class Remembered(NamedTuple):
@@ -42,8 +44,17 @@ class LookUp(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         c = config.channels
-        self.attention = LocalAttention(
-            c, c, c, config.query_channels, c, config.window, config.tile, config.frames, locate=config.warp
+        kind = partial(SearchedAttention, reach=config.reach) if config.reach else LocalAttention
+        self.attention = kind(
+            query_in=c,
+            key_in=c,
+            value_in=c,
+            query_channels=config.query_channels,
+            value_channels=c,
+            window=config.window,
+            tile=config.tile,
+            frames=config.frames,
+            locate=config.warp,
         )
         self.attention.start_as_look_up()
         self.fuse = Joining(3 * c if config.warp else 2 * c, c)

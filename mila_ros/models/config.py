@@ -44,6 +44,8 @@ class ModelConfig:
 
     window: int = 9
     """P: side of the square of keyframe positions that a pixel looks at, in stride-8 cells; odd."""
+    reach: int = 0
+    """Cells, even: how far from a tile its window may be laid, where a coarse search has found it; 0: windows stay."""
     query_channels: int = 96
     """Equal to `channels`, so that PyTorch's fused attention takes queries and values (ten times faster on a CPU)."""
     propagation: str = "attention"
@@ -88,7 +90,12 @@ class ModelConfig:
         if self.propagation not in PROPAGATIONS:
             raise UserError(f'propagation must be one of {", ".join(PROPAGATIONS)}; got "{self.propagation}"')
         if "attention" not in self.propagation:
-            asked = {"attention": self.attention != "shared", "frames": self.frames != 1, "warp": self.warp}
+            asked = {
+                "attention": self.attention != "shared",
+                "frames": self.frames != 1,
+                "warp": self.warp,
+                "reach": self.reach,
+            }
             wrong = [name for name, changed in asked.items() if changed]
             if wrong:
                 raise UserError(
@@ -99,6 +106,10 @@ class ModelConfig:
             raise UserError(f"frames: at least one keyframe must be remembered to carry from; got {self.frames}")
         if self.warp and self.frames > 1:
             raise UserError(f"warp: true takes details from one keyframe, not from {self.frames}: set frames to 1")
+        if self.reach < 0 or self.reach % 2 or (self.reach and self.tile % 2):
+            raise UserError(f"reach and tile must be even; got {self.reach} and {self.tile}")
+        if self.reach and self.frames > 1:
+            raise UserError(f"reach: {self.reach} searches one keyframe, not {self.frames}: set frames to 1")
         if self.keys not in ("fast", "slow"):
             raise UserError(f'keys must be "fast" or "slow"; got "{self.keys}"')
 

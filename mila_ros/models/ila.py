@@ -46,13 +46,47 @@ class KeyTiles(NamedTuple):
     width: int
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
     """Attention within each tile: (B, n, q, C), (B, n, k, C) twice, (1, n, q, k) -> (B, n, q, C)."""
     if queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and not torch.is_grad_enabled():
         # On a CPU the fused kernel takes twice the time of two plain products in bfloat16, since tiles are small.
         scores = torch.matmul(queries * scale, keys.transpose(-1, -2)).float() + bias
         return torch.matmul(scores.softmax(dim=-1).to(values.dtype), values)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)
+
+
+def grid(height: int, width: int, tile: int) -> tuple[int, int]:
+    """Rows and columns of tiles."""
+    return -(-height // tile), -(-width // tile)
+
+
+def tiled(x: Tensor, tile: int) -> Tensor:
+    """(B, C, H, W) -> (B, n, tile * tile, C), zeros beyond the border."""
+    rows, columns = grid(x.shape[-2], x.shape[-1], tile)
+    x = F.pad(x, (0, columns * tile - x.shape[-1], 0, rows * tile - x.shape[-2]))
+    b, c = x.shape[:2]
+    x = x.view(b, c, rows, tile, columns, tile).permute(0, 2, 4, 3, 5, 1)
+    return x.reshape(b, rows * columns, tile * tile, c)
+
+
+def untiled(x: Tensor, tile: int, height: int, width: int) -> Tensor:
+    """The reverse of `tiled`."""
+    rows, columns = grid(height, width, tile)
+    b, _, _, c = x.shape
+    x = x.view(b, rows, columns, tile, tile, c).permute(0, 5, 1, 3, 2, 4)
+    x = x.reshape(b, c, rows * tile, columns * tile)[:, :, :height, :width]
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def halo(x: Tensor, tile: int, radius: int) -> Tensor:
+    """(B, C, H, W) -> (B, n, k * k, C), k = tile + 2 * radius: each tile and what is around it, zeros outside."""
+    rows, columns = grid(x.shape[-2], x.shape[-1], tile)
+    right, bottom = columns * tile - x.shape[-1] + radius, rows * tile - x.shape[-2] + radius
+    x = F.pad(x, (radius, right, radius, bottom))
+    k = tile + 2 * radius
+    b, c = x.shape[:2]
+    x = x.unfold(2, k, tile).unfold(3, k, tile)  # (B, C, rows, columns, k, k)
+    return x.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, k * k, c)
 
 
 class LocalAttention(nn.Module):
@@ -124,7 +158,7 @@ class LocalAttention(nn.Module):
     def remember(self, described: Tensor, carried: Tensor) -> KeyTiles:
         """Project and tile a keyframe: (B, key_in, H, W), (B, value_in, H, W) -> KeyTiles. Once a keyframe."""
         height, width = described.shape[-2:]
-        keys, values = self._halo(self.key(described)), self._halo(self.value(carried))
+        keys, values = (halo(x, self.tile, self.window // 2) for x in (self.key(described), self.value(carried)))
         if self.locate:
             places = self._places(values)
             values = torch.cat([values, places[None, None].expand(*values.shape[:2], -1, -1)], dim=-1)
@@ -155,21 +189,24 @@ class LocalAttention(nn.Module):
         """
         height, width = features.shape[-2:]
         check_same_size((height, width), (memory.height, memory.width))
-        queries = self._tiles(self.query(features))
+        queries = tiled(self.query(features), self.tile)
         if self.locate:
             queries = self._of_one_width(queries)
         side = self.tile + self.window - 1
         bias = self._bias(height, width, memory.keys.shape[2] // (side * side), queries)
         scale = self.query_channels**-0.5
-        found = _attend(queries, memory.keys, memory.values, bias, scale)
+        found = attend(queries, memory.keys, memory.values, bias, scale)
+        return self._split(found, height, width)
+
+    def _split(self, found: Tensor, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+        """(B, n, tile * tile, C) -> values, and displacements if they were looked up, too."""
+        values = untiled(found[..., : self.value_channels], self.tile, height, width)
         if not self.locate:
-            return self._untile(found, height, width), None
+            return values, None
         # From the middle of the halo to the query: what is left is how far away it looked.
-        own = self._places(found, self.tile)
         exact = torch.promote_types(found.dtype, torch.float32)
-        end = self.value_channels + 2
-        shift = self._untile(found[..., self.value_channels : end].to(exact) - own.to(exact), height, width)
-        return self._untile(found[..., : self.value_channels], height, width), shift
+        places = found[..., self.value_channels : self.value_channels + 2].to(exact)
+        return values, untiled(places - self._places(found, self.tile).to(exact), self.tile, height, width)
 
     def _of_one_width(self, x: Tensor) -> Tensor:
         """Zeros behind the channels: fused attention wants all of one width, on a GPU of a multiple of eight."""
@@ -185,36 +222,6 @@ class LocalAttention(nn.Module):
         steps = torch.arange(side, device=like.device, dtype=like.dtype) - (side - 1) / 2
         rows, columns = torch.meshgrid(steps, steps, indexing="ij")
         return torch.stack([columns, rows], dim=-1).flatten(0, 1)
-
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
-        return -(-height // self.tile), -(-width // self.tile)
-
-    def _tiles(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, n, tile * tile, C), zeros beyond the border."""
-        t = self.tile
-        rows, columns = self._grid(*x.shape[-2:])
-        x = F.pad(x, (0, columns * t - x.shape[-1], 0, rows * t - x.shape[-2]))
-        b, c = x.shape[:2]
-        x = x.view(b, c, rows, t, columns, t).permute(0, 2, 4, 3, 5, 1)
-        return x.reshape(b, rows * columns, t * t, c)
-
-    def _untile(self, x: Tensor, height: int, width: int) -> Tensor:
-        t = self.tile
-        rows, columns = self._grid(height, width)
-        b, _, _, c = x.shape
-        x = x.view(b, rows, columns, t, t, c).permute(0, 5, 1, 3, 2, 4)
-        x = x.reshape(b, c, rows * t, columns * t)[:, :, :height, :width]
-        return x.contiguous(memory_format=torch.channels_last)
-
-    def _halo(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, n, k * k, C): each tile with the positions that its queries can see."""
-        t, r = self.tile, self.window // 2
-        rows, columns = self._grid(*x.shape[-2:])
-        x = F.pad(x, (r, columns * t - x.shape[-1] + r, r, rows * t - x.shape[-2] + r))
-        k = t + 2 * r
-        b, c = x.shape[:2]
-        x = x.unfold(2, k, t).unfold(3, k, t)  # (B, C, rows, columns, k, k)
-        return x.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, k * k, c)
 
     def _bias(self, height: int, width: int, frames: int, like: Tensor) -> Tensor:
         """(1, n, tile * tile, T * k * k): learned inside the window, minus infinity outside it or the picture."""
@@ -238,7 +245,7 @@ class LocalAttention(nn.Module):
         t, p = self.tile, self.window
         r = p // 2
         k = t + 2 * r
-        rows, columns = self._grid(height, width)
+        rows, columns = grid(height, width, t)
         query = torch.arange(t, device=device)
         halo = torch.arange(k, device=device)
         offset = halo[None, :] - query[:, None]  # 0..p-1 inside the window

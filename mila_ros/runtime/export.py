@@ -19,9 +19,8 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ from mila_ros.errors import UserError
 from mila_ros.models.attention import Remembered
 from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.fuse import fuse_for_inference
-from mila_ros.models.ila import KeyTiles
 from mila_ros.models.mila import Memory, Mila
 from mila_ros.models.networks import Features
 
@@ -79,8 +77,8 @@ class FastGraph(_Answering):
 
     def forward(self, image: Tensor, focal: Tensor, *tiles: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(remembered_tensors(self._like.remembered), tiles, strict=True))
-        together: Mapping[str, KeyTiles] = {
-            name: look_up._replace(keys=given[f"keys_{name}"], values=given[f"values_{name}"])
+        together = {
+            name: look_up._replace(**{part: given[f"{part}_{name}"] for part in _tensors(look_up)})
             for name, look_up in self._like.remembered.together.items()
         }
         kept = self._like.remembered.maps
@@ -90,11 +88,15 @@ class FastGraph(_Answering):
         return self.answers(self.model.propagate(glance, memory), focal)
 
 
+def _tensors(look_up: NamedTuple) -> dict[str, Tensor]:
+    return {part: value for part, value in look_up._asdict().items() if isinstance(value, Tensor)}
+
+
 def remembered_tensors(tiles: Remembered, newest: bool = False) -> dict[str, Tensor]:
     """What the fast graph reads of keyframes, by the names that it has there; newest: the last keyframe's share."""
     look_ups = tiles.newest if newest else tiles.together
     named = {
-        f"{part}_{name}": getattr(look_up, part) for name, look_up in look_ups.items() for part in ("keys", "values")
+        f"{part}_{name}": tensor for name, look_up in look_ups.items() for part, tensor in _tensors(look_up).items()
     }
     if tiles.maps is not None:
         named["coarse"], named["detail"] = tiles.maps.carried, tiles.maps.detail

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mila_ros.training.losses import Truth
 from mila_ros.worlds.frames import IGNORE
-from mila_ros.worlds.geometry import painted, reproject, rotation, without_holes
+from mila_ros.worlds.geometry import painted, reproject, rotation
 
 
 @dataclass
@@ -81,17 +81,17 @@ def random_place(depth: Tensor, g: torch.Generator) -> Tensor:
     return motion
 
 
-def from_elsewhere(views: Views, before: Tensor | None, share: float, g: torch.Generator) -> Views:
+def from_elsewhere(views: Views, whole: Tensor, before: Tensor | None, share: float, g: torch.Generator) -> Views:
     """Stills seen by a moved camera, and where it was earlier.
 
     Args:
-        views: where depth is not known, a usual one is assumed (`geometry.without_holes`).
+        views: of the stills.
+        whole: (B, H, W), metres, depth by which cameras are moved: known everywhere, or assumed.
         before: (B, T, 4, 4), from each camera to where it was at its keyframes; None where none is wanted.
         share: of the pictures whose camera is moved; the others stay as they are.
     """
     moved = torch.rand(len(views.image), generator=g, device=views.image.device) < share
     known = views.depth > 0
-    whole = without_holes(views.depth)
     place = torch.eye(4, device=views.image.device).repeat(len(views.image), 1, 1)
     image, depth, labels, normals = (x.clone() for x in (views.image, views.depth, views.labels, views.normals))
     if bool(moved.any()):

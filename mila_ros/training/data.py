@@ -23,6 +23,7 @@ from mila_ros.models.config import TASKS
 from mila_ros.training.augmentation import Augmentation, Batch, Views, cut, from_elsewhere, recoloured
 from mila_ros.training.losses import Truth
 from mila_ros.worlds.frames import IGNORE, Frame
+from mila_ros.worlds.geometry import without_holes
 from mila_ros.worlds.motion import random_motion
 from mila_ros.worlds.rendered import RenderedWorld
 
@@ -41,8 +42,12 @@ class Pool:
     """(N, T, 3, H, W), int8: unit vectors times 127; 0 where unknown."""
     intrinsics: Tensor
     """(N, 4): fx, fy, cx, cy in pixels."""
+    assumed: Tensor | None = None
+    """(N, T, H, W), float16 metres, all known, to move the camera by; None: what is known of depth, holes filled."""
     interval: int = 0
     """Frames of a 30 Hz video between two of a clip."""
+    motion: str = "carried"
+    """How the camera moves where a second view has to be made (motion.MOTIONS)."""
     tasks: tuple[str, ...] = TASKS
     """For which there is ground truth."""
 
@@ -75,18 +80,19 @@ def shrunk(frame: Frame, scale: float) -> Frame:
         frame,
         rgb=cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA),
         depth=nearest(frame.depth),
+        assumed_depth=nearest(frame.assumed_depth),
         labels=nearest(frame.labels),
         normals=nearest(frame.normals),
         intrinsics=frame.intrinsics.scaled(*size),
     )
 
 
-def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float = 1.0) -> Pool:
+def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float = 1.0, motion: str = "carried") -> Pool:
     """Keep frames in memory, resized by `scale`. All must have one size; what is not known of one is unknown.
 
     Frames without any ground truth, those between the labelled ones of a video, are left out.
     """
-    rgb, depth, labels, normals, cameras = [], [], [], [], []
+    rgb, depth, labels, normals, cameras, assumed = [], [], [], [], [], []
     kinds: set[str] = set()
     for full in frames:
         if full.labels is None and full.depth is None and full.normals is None:
@@ -101,6 +107,10 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
         metres = np.zeros(size, np.float32) if frame.depth is None else frame.depth
         half = torch.nan_to_num(torch.from_numpy(metres)).half()
         depth.append(torch.nan_to_num(half, posinf=0.0).to(device))  # beyond half precision is beyond any camera
+        if frame.assumed_depth is not None:
+            assumed.append(torch.from_numpy(frame.assumed_depth).half().to(device))
+        else:
+            assumed.append(without_holes(depth[-1][None].float())[0].half())
         ids = np.full(size, IGNORE, np.uint8) if frame.labels is None else frame.labels
         labels.append(torch.from_numpy(ids).to(device))
         vectors = np.zeros((*size, 3), np.float32) if frame.normals is None else frame.normals
@@ -116,6 +126,8 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
         torch.stack(labels)[:, None],
         torch.stack(normals)[:, None],
         torch.stack(cameras).to(device),
+        torch.stack(assumed)[:, None],
+        motion=motion,
         tasks=tuple(task for task in TASKS if task in kinds),
     )
 
@@ -135,7 +147,7 @@ def pool_of_rendered(
             parts.append((clip.rgb, depth, clip.labels, normals, clip.intrinsics.float()))
             bar.update(count)
     rgb, depth, labels, normals, intrinsics = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Pool(rgb, depth, labels, normals, intrinsics, interval)
+    return Pool(rgb, depth, labels, normals, intrinsics, interval=interval)
 
 
 class Batches:
@@ -212,8 +224,9 @@ class Batches:
             if self.keyframes:
                 distance = torch.randint(1, o.max_distance + 1, (count, 1), generator=g, device=device)
                 every = o.max_distance * torch.arange(self.keyframes, device=device)
-                before = random_motion((distance + every).float(), g)
-            return from_elsewhere(views, before, o.moved, g)
+                before = random_motion((distance + every).float(), g, pool.motion)
+            whole = without_holes(views.depth) if pool.assumed is None else pool.assumed[picked, now].float()
+            return from_elsewhere(views, whole, before, o.moved, g)
         if self.keyframes:
             reach = max(1, o.max_distance // max(1, pool.interval))
             step = torch.randint(1, reach + 1, (count, 1), generator=g, device=device)

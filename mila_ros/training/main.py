@@ -40,7 +40,7 @@ def load_pools(
         except NoFramesError as error:
             tqdm.write(f"nothing is held out to judge by: {error}", file=sys.stderr)
         frames = decoded(train.with_truth(), "load training")
-        pools.append((pool_of_frames(frames, device, settings.keep_scale), settings.data_share))
+        pools.append((pool_of_frames(frames, device, settings.keep_scale, train.motion), settings.data_share))
     if settings.rendered_clips:
         s = settings
         pool = pool_of_rendered(

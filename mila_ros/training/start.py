@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mila_ros.errors import UserError
@@ -16,7 +17,7 @@ from mila_ros.models.networks import SlowNetwork
 from mila_ros.training.settings import TrainSettings
 from mila_ros.worlds.labels import load_labels
 
-CARRYING = ("attention", "frames", "window", "keys", "tile", "warp", "propagation")
+CARRYING = ("attention", "frames", "window", "reach", "keys", "tile", "warp", "propagation")
 """Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
 
 
@@ -87,11 +88,20 @@ def _fitted(weights: dict[str, torch.Tensor], module: nn.Module) -> dict[str, to
             continue
         if own.shape == value.shape:
             fitted[name] = value
+        elif name.endswith("position_bias"):
+            fitted[name] = _of_window(value, own)
         elif own.ndim == value.ndim == 4 and own.shape[::3] == value.shape[::3]:
             shared = min(own.shape[1], value.shape[1])
             fitted[name] = torch.zeros_like(own)
             fitted[name][:, :shared] = value[:, :shared]
     return fitted
+
+
+def _of_window(bias: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """A window's position bias for a smaller window, its middle, or a larger one, its border repeated: (P * P,)."""
+    side, wanted = (round(len(x) ** 0.5) for x in (bias, like))
+    more = (wanted - side) // 2
+    return F.pad(bias.view(1, 1, side, side), 4 * [more], mode="replicate" if more > 0 else "constant").flatten()
 
 
 def with_backbone(trained: Mila, name: str) -> Mila:

@@ -8,7 +8,8 @@ Source: Brostow, Fauqueur, Cipolla, "Semantic object classes in video", Pattern 
 classes are those of SegNet (Badrinarayanan et al. 2017). A name is the drive's and the number of its 30 Hz frame
 (0016E5_07959): frames of one drive at most a tenth of a second apart are a labelled video.
 
-There is no depth, and the camera was never calibrated: without a `camera.yaml` 50 degrees of view are assumed.
+There is no depth, and the camera was never calibrated: without a `camera.yaml` 50 degrees of view are assumed. To make
+views of a moved camera depth is guessed from the labels (street.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mila_ros.errors import UserError
 from mila_ros.worlds.bags import fov_intrinsics
 from mila_ros.worlds.frames import IGNORE, Frame
 from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.street import standing_depth
 from mila_ros.worlds.world import NoFramesError, World, check_labels, picture_files, read_camera, read_picture
 
 _LAYOUT = "expected FOLDER/SPLIT/NAME.jpg (or png) and FOLDER/SPLITannot/NAME.png, for example val/ and valannot/"
@@ -45,6 +47,7 @@ class CamVid(World):
 
     label_set = "camvid"
     tasks = ("segmentation",)
+    motion = "driven"
 
     def __init__(self, folder: Path, split: str = "all", classes: Sequence[str] = ()) -> None:
         self.folder = folder
@@ -77,10 +80,12 @@ class CamVid(World):
         labels[labels == len(self.classes)] = IGNORE
         check_labels(labels, len(self.classes), annotation)
         number = _number(self.names[index])
+        camera = self.camera.scaled(rgb.shape[1], rgb.shape[0])
         return Frame(
             rgb=np.ascontiguousarray(rgb),
-            intrinsics=self.camera.scaled(rgb.shape[1], rgb.shape[0]),
+            intrinsics=camera,
             labels=labels,
+            assumed_depth=standing_depth(labels, self.classes, camera),
             stamp_ns=None if number is None else number[1] * 1_000_000_000 // _RATE,
             name=self.names[index],
         )

@@ -24,6 +24,7 @@ from mila_ros.errors import UserError
 from mila_ros.worlds.frames import IGNORE, Frame, Intrinsics
 from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.street import standing_depth
 from mila_ros.worlds.world import NoFramesError, World, check_labels, read_picture
 
 _LAYOUT = (
@@ -54,6 +55,7 @@ class Cityscapes(World):
     """
 
     label_set = "cityscapes"
+    motion = "driven"
 
     def __init__(self, folder: Path, split: str = "all", classes: Sequence[str] = ()) -> None:
         self.folder = folder
@@ -121,6 +123,9 @@ class Cityscapes(World):
             intrinsics=camera,
             labels=labels,
             depth=depth,
+            assumed_depth=standing_depth(labels, self.classes, camera)
+            if depth is None and labels is not None
+            else None,
             normals=None if depth is None else fitted_normals(depth, camera),
             stamp_ns=int(stem.rpartition("_")[2]) * 1_000_000_000 // _RATE,
             name=f"{place}/{stem}",

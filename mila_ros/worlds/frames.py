@@ -49,6 +49,8 @@ class Frame:
     """(H, W), metres along the optical axis; NaN where unknown (REP 118)."""
     labels: npt.NDArray[np.uint8] | None = None
     """(H, W), class ids; IGNORE where there is none."""
+    assumed_depth: npt.NDArray[np.float32] | None = None
+    """(H, W), metres, a guess: only to make the view of a moved camera where depth is not known."""
     normals: npt.NDArray[np.float32] | None = None
     """(H, W, 3), unit vectors that face the camera; NaN where unknown."""
     pose: npt.NDArray[np.float64] | None = None

@@ -36,6 +36,9 @@ class World(Sequence[Frame]):
     videos: Sequence[range] = ()
     """Indices of frames that follow one another at a camera's rate; frames in none of them are stills."""
 
+    motion: str = "carried"
+    """How its camera moves (motion.MOTIONS), for views that are made from stills."""
+
     labelled: Sequence[int] | None = None
     """Indices of the frames with ground truth; None: all."""
 

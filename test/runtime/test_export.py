@@ -31,10 +31,10 @@ def tiny(**changes) -> Mila:
     return model.eval()
 
 
-@pytest.mark.parametrize("warp", [False, True])
-def test_a_keyframe_and_a_frame_through_the_files(tmp_path: Path, warp: bool) -> None:
+@pytest.mark.parametrize("changes", [{}, {"warp": True, "reach": 4}])
+def test_a_keyframe_and_a_frame_through_the_files(tmp_path: Path, changes: dict[str, object]) -> None:
     checkpoint = tmp_path / "tiny.safetensors"
-    save_model(tiny(warp=warp), checkpoint)
+    save_model(tiny(**changes), checkpoint)
     out = tmp_path / "out"
     assert main(["--model", str(checkpoint), "--out", str(out), "--size", "96x64"]) == 0
     facts = json.loads((out / "model.json").read_text())

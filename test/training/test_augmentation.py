@@ -64,6 +64,28 @@ def test_pairs_show_the_same_place_from_elsewhere(pool: Pool) -> None:
     assert 0.005 < float(difference) < 0.3
 
 
+def test_where_depth_is_not_known_the_camera_is_moved_by_what_is_assumed() -> None:
+    rgb = torch.randint(0, 255, (1, 1, 3, 64, 96), dtype=torch.uint8)
+    nothing = torch.zeros(1, 1, 64, 96)
+    camera = torch.tensor([[100.0, 100, 47.5, 31.5]])
+    differences = []
+    for metres in (3.0, 1000.0):
+        pool = Pool(
+            rgb,
+            nothing.half(),
+            nothing.to(torch.uint8),
+            torch.zeros(1, 1, 3, 64, 96, dtype=torch.int8),
+            camera,
+            torch.full((1, 1, 64, 96), metres).half(),
+            motion="driven",
+        )
+        batch = draw(pool, pairs=True, zoom=1.0)[0].next()
+        assert batch.keyframes is not None
+        differences.append(float((batch.keyframes[:, 0] - batch.image).abs().mean()))
+        assert bool((batch.truth.depth == 0).all())  # a guess is nothing to learn from
+    assert differences[0] > 1.3 * differences[1]  # a wall at three metres comes near, the horizon does not
+
+
 def test_a_turned_camera_sees_the_same_planes_turned() -> None:
     """Points rebuilt from what the turned camera is told lie on the room's floor and wall, as its normals say."""
     camera = torch.tensor([[80.0, 80.0, 47.5, 31.5]])

@@ -30,6 +30,8 @@ def test_a_frame_has_labels_and_nothing_else(tmp_path: Path) -> None:
     assert frame.labels is not None and frame.labels[2, 2] == 0 and frame.labels[-2, 2] == 3
     assert (frame.labels[0] == IGNORE).all()  # void
     assert frame.depth is None and frame.normals is None
+    guess = frame.assumed_depth  # to move the camera by
+    assert guess is not None and guess.shape == frame.rgb.shape[:2] and guess[-1, 2] < guess[40, 2] < guess[2, 2]
     assert frame.stamp_ns == 7959 * 1_000_000_000 // 30
 
 

@@ -85,3 +85,11 @@ def test_motion_grows_with_distance_and_repeats_with_the_seed() -> None:
     torch.testing.assert_close(far[:, :3, 3], 10 * near[:, :3, 3])
     again = random_motion(torch.ones(200), torch.Generator().manual_seed(3))
     torch.testing.assert_close(near, again)
+
+
+def test_a_car_drives_ahead() -> None:
+    motion = random_motion(torch.full((500,), 10.0), torch.Generator().manual_seed(3), "driven")
+    # What is 20 m ahead now was further away then: up to 5 m in ten frames.
+    ahead = (motion @ torch.tensor([0.0, 0.0, 20.0, 1.0]))[:, 2] - 20
+    assert -0.2 < float(ahead.min()) < 0.2 and 4.5 < float(ahead.max()) < 5.1
+    assert abs(float(ahead.mean()) - 2.5) < 0.2
