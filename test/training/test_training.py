@@ -85,7 +85,7 @@ def test_two_stages_from_folder_to_comparison(tree: Path, tmp_path: Path, capsys
         torch.testing.assert_close(kept.fast_heads.detail.get_parameter(name), tensor, rtol=1e-2, atol=1e-3)
     # Features may be carried in another way from there on, by one line.
     way, rivals = (
-        "model={attention: task, frames: 2, window: 5, warp: false}",
+        "model={attention: task, frames: 2, window: 5, reach: 0, warp: false}",
         ["adversary_weight=0.1", "glance_weight=0.1"],
     )
     other = tmp_path / "other"
