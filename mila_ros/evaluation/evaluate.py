@@ -36,6 +36,7 @@ from mila_ros.evaluation.replay import (
 from mila_ros.models.checkpoint import read_header, resolve
 from mila_ros.runtime.engine import SMALLEST_SIDE
 from mila_ros.worlds.bag_storage import SUFFIXES
+from mila_ros.worlds.bags import Pinhole
 
 
 def main(argv: list[str]) -> int:
@@ -108,11 +109,29 @@ def _parser() -> argparse.ArgumentParser:
     for kind in ("color", "camera-info", "depth", "labels", "normals"):
         add(f"--{kind}-topic", metavar="TOPIC", help="where the one found by itself is not meant")
     add("--fov", type=float, metavar="DEG", help="horizontal field of view, where there is no calibration")
+    add("--camera", type=pinhole, metavar="FX,FY,CX,CY", help="the colour camera, in place of its camera_info; pixels")
+    pixels = "the depth camera: depth is registered by both, for recordings whose depth does not lie on their pictures"
+    add("--depth-camera", type=pinhole, metavar="FX,FY,CX,CY", help=pixels)
     add("--tolerance", type=float, default=usual.tolerance_s, metavar="S", help="between stamps of a pair (0.01)")
     add("--no-predictions", action="store_true", help="do not record the answers")
     add("--jobs", type=int, default=1, metavar="N", help="recordings at a time, each in its own process (1)")
     add("--again", action="store_true", help="also evaluate what is done already")
     return parser
+
+
+def pinhole(text: str) -> Pinhole:
+    """FX,FY,CX,CY.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not four numbers, the first two above zero.
+    """
+    try:
+        fx, fy, cx, cy = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}": expected four numbers, FX,FY,CX,CY in pixels') from None
+    if not (math.isfinite(fx + fy + cx + cy) and fx > 0 and fy > 0):
+        raise argparse.ArgumentTypeError(f'"{text}": FX and FY must be above 0')
+    return fx, fy, cx, cy
 
 
 def _settings(options: argparse.Namespace) -> ReplaySettings:
@@ -133,6 +152,10 @@ def _settings(options: argparse.Namespace) -> ReplaySettings:
     }
     if topics and "live" in options.ways:
         raise UserError("the way live finds its topics by itself: leave out --color-topic and its like, or live")
+    if (options.camera or options.depth_camera) and "live" in options.ways:
+        raise UserError(
+            "the way live takes the recording's own calibration: leave out --camera, --depth-camera, or live"
+        )
     return ReplaySettings(
         model=str(resolve(options.model)),
         ways=tuple(way for way in WAYS if way in options.ways),
@@ -146,6 +169,8 @@ def _settings(options: argparse.Namespace) -> ReplaySettings:
         label_map=options.label_map,
         topics=topics,
         fov_deg=options.fov,
+        camera=options.camera,
+        depth_camera=options.depth_camera,
         tolerance_s=options.tolerance,
         predictions=not options.no_predictions,
     )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mila_ros.worlds.bags import Bag, BagTruncated
+from mila_ros.worlds.frames import Intrinsics
 
 _WIDTH = 320
 """Of the pictures in which is looked."""
@@ -46,14 +47,21 @@ class Misregistration:
     better: float
     """By which factor edges meet more often than as recorded."""
 
-    def sentence(self, fx: float) -> str:
-        """What is wrong, and what follows; fx: of camera_info."""
+    def sentence(self, camera: Intrinsics) -> str:
+        """What is wrong, and what to do; camera: that of camera_info."""
         moved = f"moved by {self.shift[0]:.0f}, {self.shift[1]:.0f} pixels"
+        middle = ((camera.width - 1) / 2, (camera.height - 1) / 2)
+        cx, cy = (
+            self.scale * (own - half) + half + by
+            for own, half, by in zip((camera.cx, camera.cy), middle, self.shift, strict=True)
+        )
+        color = f"{camera.fx * self.scale:.0f},{camera.fy * self.scale:.0f},{cx:.0f},{cy:.0f}"
+        depth = f"{camera.fx:.0f},{camera.fy:.0f},{camera.cx:.0f},{camera.cy:.0f}"
         return (
             f"Depth does not lie on the picture: its edges meet the picture's {self.better:.1f} times as often when it "
-            f"is scaled by {self.scale:.2f} about the middle and {moved}. It is not registered to this camera, or "
-            f"camera_info is another camera's (fx {fx:.0f}; if that is the depth's, {fx * self.scale:.0f} would fit). "
-            "It is judged as recorded, so errors of depth and normals are too large."
+            f"is scaled by {self.scale:.2f} about the middle and {moved}. It is not registered to this camera, and is "
+            "judged as recorded: errors of depth and normals are too large. If camera_info is the depth camera's, "
+            f"`mila evaluate --camera {color} --depth-camera {depth}` puts it right."
         )
 
 
@@ -115,7 +123,8 @@ def check_recording(bag: Bag) -> str | None:
     if not bag.truth_count:
         return None
     every = max(1, min(bag.truth_count, _PAIRS) // _FRAMES)
-    check, number, fx = RegistrationCheck(_FRAMES), 0, 0.0
+    check, number = RegistrationCheck(_FRAMES), 0
+    camera: Intrinsics | None = None
     try:
         for message, partners in bag.pairs():
             if "depth" not in partners:
@@ -123,14 +132,14 @@ def check_recording(bag: Bag) -> str | None:
             frame = bag.frame(message, partners) if number % every == 0 else None
             if frame is not None:
                 check.update(frame.rgb, frame.depth)
-                fx = frame.intrinsics.fx
+                camera = frame.intrinsics
             number += 1
             if number >= _PAIRS:
                 break
     except BagTruncated:
         pass  # the bag tells of it itself
     found = check.compute()
-    return None if found is None else found.sentence(fx)
+    return None if found is None or camera is None else found.sentence(camera)
 
 
 def _picture_edges(rgb: npt.NDArray[np.uint8], size: tuple[int, int]) -> Array:

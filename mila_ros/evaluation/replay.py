@@ -33,7 +33,7 @@ from mila_ros.evaluation.results import prepare
 from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.flops import Flops
 from mila_ros.runtime.engine import Engine
-from mila_ros.worlds.bags import Bag
+from mila_ros.worlds.bags import Bag, Pinhole
 
 SCHEMA = "mila_ros/evaluation/1"
 WAYS = ("every-frame", "real-time", "live")
@@ -64,6 +64,10 @@ class ReplaySettings:
     topics: dict[str, str] = field(default_factory=dict)
     """By kind (color, depth, labels, normals, camera_info), where those found by themselves are not meant."""
     fov_deg: float | None = None
+    camera: Pinhole | None = None
+    """Of the colour pictures as recorded, in place of camera_info."""
+    depth_camera: Pinhole | None = None
+    """Of the depth pictures: they are registered by both."""
     tolerance_s: float = 0.01
     predictions: bool = True
 
@@ -93,7 +97,14 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
         return GroundTruth(config.tasks, config.classes, label_map)
 
     def open_bag() -> Bag:
-        return Bag(path, fov_deg=settings.fov_deg, tolerance_s=settings.tolerance_s, **settings.topics)
+        return Bag(
+            path,
+            fov_deg=settings.fov_deg,
+            camera=settings.camera,
+            depth_camera=settings.depth_camera,
+            tolerance_s=settings.tolerance_s,
+            **settings.topics,
+        )
 
     with open_bag() as bag:
         first = next(bag.frames(), None)

@@ -40,13 +40,19 @@ _DECODERS: dict[str, Callable[[Any], npt.NDArray[Any]]] = {
 _PATIENCE = 30
 
 
+Pinhole = tuple[float, float, float, float]
+"""fx, fy, cx, cy in pixels."""
+
+
 class Bag:
     """A recording with a colour camera. A context manager; close() lets go of the files.
 
     color, depth, labels, normals, camera_info: topic names, where the ones found by themselves are not meant.
     fov_deg: horizontal field of view to assume where the recording has no usable camera_info; None: an error
-    instead. tolerance_s: how far apart the header stamps of a picture and of its ground truth may be. Raises
-    BagError: no such file, not a recording, no colour camera, a topic that is not there.
+    instead. camera, depth_camera: fx, fy, cx, cy of the pictures as recorded, in place of what the recording says of
+    them; with the latter, depth is registered to the colour camera by both, as if both stood in one place. tolerance_s:
+    how far apart the header stamps of a picture and of its ground truth may be. Raises BagError: no such file, not a
+    recording, no colour camera, a topic that is not there.
     """
 
     def __init__(
@@ -59,12 +65,14 @@ class Bag:
         normals: str | None = None,
         camera_info: str | None = None,
         fov_deg: float | None = None,
+        camera: Pinhole | None = None,
+        depth_camera: Pinhole | None = None,
         tolerance_s: float = 0.01,
     ) -> None:
         self.path = Path(path)
         self._storage = open_storage(self.path)
         self._tolerance_ns = round(tolerance_s * 1e9)
-        self._fov_deg = fov_deg
+        self._fov_deg, self._camera, self._depth_camera = fov_deg, camera, depth_camera
         self.unpaired = dict.fromkeys(_TRUTH, 0)
         """By kind: colour frames of the last run of frames() without a partner, where there is a topic for
         it.
@@ -314,8 +322,9 @@ class Bag:
             try:
                 if kind in partners:
                     values = _DECODERS[kind](self.deserialize(partners[kind]))
-                    if kind == "depth" and self.registration is not None:
-                        values = self.registration.apply(values, self._intrinsics(*size))
+                    registration = self._registration_of(*values.shape[:2]) if kind == "depth" else None
+                    if registration is not None:
+                        values = registration.apply(values, self._intrinsics(*size))
                     truth[kind] = _fit(values, size)
                     continue
             except (images.ImageError, BagError) as error:
@@ -331,7 +340,14 @@ class Bag:
             name=str(stamp),
         )
 
+    def _registration_of(self, height: int, width: int) -> Registration | None:
+        if self._depth_camera is None:
+            return self.registration
+        return Registration(Intrinsics(*self._depth_camera, width, height), np.eye(4))
+
     def _intrinsics(self, height: int, width: int) -> Intrinsics:
+        if self._camera is not None:
+            return Intrinsics(*self._camera, width, height)
         if self._info is not None:
             return self._calibrated(self._info, (height, width))
         if self._fov_deg is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from mila_ros.evaluation.evaluate import pinhole
 from mila_ros.evaluation.registration_check import RegistrationCheck, check_recording
 from mila_ros.worlds.bag_writer import BagWriter
 from mila_ros.worlds.bags import Bag
@@ -55,8 +58,16 @@ def test_what_is_wrong_is_measured(frames, scale: float, shift: tuple[float, flo
     assert found.scale == pytest.approx(scale, abs=0.021)
     assert found.shift == pytest.approx(shift, abs=1.1)
     assert found.better > 1.35
-    text = found.sentence(585.0)
-    assert f"scaled by {found.scale:.2f}" in text and f"{585 * found.scale:.0f} would fit" in text
+    text = found.sentence(Intrinsics(585.0, 585.0, 79.5, 59.5, 160, 120))
+    cx, cy = 79.5 + found.shift[0], 59.5 + found.shift[1]
+    fitting = f"--camera {585 * found.scale:.0f},{585 * found.scale:.0f},{cx:.0f},{cy:.0f} "
+    assert f"scaled by {found.scale:.2f}" in text and fitting in text and "--depth-camera 585,585,80,60`" in text
+
+
+@pytest.mark.parametrize("text", ["500,500,320", "a,b,c,d", "0,500,320,240", "nan,500,320,240"])
+def test_a_camera_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="FX"):
+        pinhole(text)
 
 
 def test_a_recording_is_checked_by_its_own_frames(frames, tmp_path: Path) -> None:
@@ -72,5 +83,10 @@ def test_a_recording_is_checked_by_its_own_frames(frames, tmp_path: Path) -> Non
         with Bag(tmp_path / name) as bag:
             said = check_recording(bag)
         assert said is None if words is None else words in said
+        if said is not None:  # what it advises puts it right
+            color, depth_camera = re.search(r"--camera (\S+) --depth-camera ([\d.,]+)", said).groups()
+            with Bag(tmp_path / name, camera=pinhole(color), depth_camera=pinhole(depth_camera)) as bag:
+                assert check_recording(bag) is None
+                assert next(bag.frames()).intrinsics.fx == pytest.approx(126, abs=4)
     with Bag(write_bag(tmp_path / "none", 9, truth=False)) as bag:
         assert check_recording(bag) is None
