@@ -39,17 +39,18 @@ from mila_ros.training.start import carried_otherwise
 RESOLUTIONS = ((240, 320), (480, 640), (720, 1280))
 """Beside the model's own."""
 WAYS: dict[str, dict[str, Any]] = {
-    "window 5": {"window": 5},
-    "window 13": {"window": 13},
-    "window 17": {"window": 17},
-    "2 keyframes": {"frames": 2, "warp": False},
-    "4 keyframes": {"frames": 4, "warp": False},
+    "window 9": {"window": 9},
+    "reach 16": {"reach": 16},
+    "window 9, which stays": {"window": 9, "reach": 0},
+    "window 17, which stays": {"window": 17, "reach": 0},
+    "2 keyframes": {"frames": 2, "warp": False, "reach": 0},
+    "4 keyframes": {"frames": 4, "warp": False, "reach": 0},
     "a look-up a task": {"attention": "task"},
     "without warp": {"warp": False},
     "with warp": {"warp": True},
-    "alignment": {"propagation": "alignment", "warp": False},
+    "alignment": {"propagation": "alignment", "warp": False, "reach": 0},
     "attention and alignment": {"propagation": "attention+alignment"},
-    "LAPS": {"propagation": "laps", "warp": False},
+    "LAPS": {"propagation": "laps", "warp": False, "reach": 0},
 }
 CAMERAS = (1, 2, 4, 8)
 _OWN = "as it is"

@@ -43,18 +43,18 @@ DISTANCES = (1, 5, 10)
 
 
 def earlier_view(
-    image: Tensor, frame: Frame, intrinsics: Tensor, distance: int, seed: int, kind: str = "carried"
+    image: Tensor, frame: Frame, intrinsics: Tensor, distance: int, seed: int, motion: str = "carried"
 ) -> Tensor:
     """The picture that the keyframe's camera took `distance` frames of motion ago: (1, 3, H, W).
 
-    kind: of motion (motion.MOTIONS).
+    motion: how it moved (motion.MOTIONS).
     """
     metres = frame.depth if frame.depth is not None else frame.assumed_depth
     metres = np.zeros(frame.rgb.shape[:2], np.float32) if metres is None else metres
     depth = without_holes(torch.from_numpy(metres).to(image.device)[None])
     generator = torch.Generator().manual_seed(seed)
-    motion = random_motion(torch.tensor([float(distance)]), generator, kind)
-    return moved_view(image, depth, intrinsics, motion.to(image.device))
+    moved = random_motion(torch.tensor([float(distance)]), generator, motion)
+    return moved_view(image, depth, intrinsics, moved.to(image.device))
 
 
 @torch.inference_mode()

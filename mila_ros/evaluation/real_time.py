@@ -39,6 +39,9 @@ _PATIENCE = 5.0
 """Seconds to wait for the last answer."""
 
 
+_LONGEST_START = 60.0  # seconds; whatever hangs then will be seen to hang
+
+
 @dataclass(frozen=True)
 class _Arrival:
     """A frame at the moment of its stamp."""
@@ -102,6 +105,7 @@ class RealTimeRun:
             it can answer.
         truth: prepares the ground truth.
         seconds: stop after so much of the recording; None: all of it.
+        size: (h, w) of the pictures, to make the threads ready for; None: the first answers take longer.
     """
 
     def __init__(
@@ -110,13 +114,17 @@ class RealTimeRun:
         period: float | None,
         truth: GroundTruth,
         seconds: float | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
-        self._engine, self._truth, self._seconds = engine, truth, seconds
+        self._engine, self._truth, self._seconds, self._size = engine, truth, seconds, size
+        self._begun = threading.Event()
         self._slots: NewestSlots[_Arrival] = NewestSlots([CAMERA])
         self._pipeline: Pipeline | None = None
         self._failure: BaseException | None = None
         if period is not None:
-            self._pipeline = Pipeline(engine, [CAMERA], period=period, fall=FALL, on_error=self._keyframe_failed)
+            self._pipeline = Pipeline(
+                engine, [CAMERA], period=period, fall=FALL, on_error=self._keyframe_failed, warm=size
+            )
         self._held: dict[int, _Known] = {}
         self._known: _Known | None = None
         self._latencies: list[float] = []
@@ -132,6 +140,7 @@ class RealTimeRun:
             with open_bag() as bag:
                 self._focal, self._deserialize = self._focal_of(bag), bag.deserialize
                 worker.start()
+                self._begun.wait(_LONGEST_START)
                 self._feed(bag, name)
                 self._drain()
         except KeyboardInterrupt:
@@ -204,7 +213,15 @@ class RealTimeRun:
             return  # the bag tells of it itself
 
     def _work(self) -> None:
-        with self._engine.fast_thread():
+        with self._engine.fast_thread() if self._pipeline is None else self._pipeline.fast_thread():
+            try:
+                if self._pipeline is None and self._size is not None:
+                    self._engine.warm_up(*self._size)
+            except Exception as error:
+                self._failure = error
+                return
+            finally:
+                self._begun.set()
             while (taken := self._slots.take()) is not None:
                 _, arrival = taken
                 try:

@@ -155,7 +155,7 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
         found["real_time"] = {"methods": {}}
         seconds = settings.seconds or REAL_TIME_SECONDS
         for name, period in (("slow", None), ("mila", settings.period)):
-            run = RealTimeRun(engine, period, truth(), seconds).play(open_bag, f"real time, {name}")
+            run = RealTimeRun(engine, period, truth(), seconds, (height, width)).play(open_bag, f"real time, {name}")
             found["real_time"]["methods"][name] = run.to_dict()
             _note_strange(found, run.strange_labels)
             interrupted |= run.interrupted

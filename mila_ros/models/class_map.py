@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ def best_class(scores: Tensor) -> Tensor:
     return keys.bitwise_and_(~_id_bits(classes)).bitwise_or_(ids).amax(1).bitwise_and_(_id_bits(classes)).byte()
 
 
+@torch.no_grad()
 def class_map(
     scores: Tensor, full: tuple[int, int], size: tuple[int, int], confidence: bool = False
 ) -> tuple[Tensor, Tensor | None]:
@@ -82,11 +84,14 @@ def _strips(rows: int, full: int, height: int) -> tuple[tuple[int, int, int, int
 
     Each: the strip's first and last (exclusive) row, those of the rows that it is made of, and their weights.
     """
+    with torch.inference_mode(False):  # kept for others, too, who may not take tensors of inference
+        return tuple(_made_strips(rows, full, height))
+
+
+def _made_strips(rows: int, full: int, height: int) -> Iterator[tuple[int, int, int, int, Tensor]]:
     matrix = resize(torch.eye(rows).view(rows, 1, rows, 1), (full, 1)).view(rows, full).t().contiguous()
-    found = []
     for begin in range(0, height, _STRIP):
         end = min(height, begin + _STRIP)
         used = matrix[begin:end].any(0).nonzero()
         first, last = int(used[0]), int(used[-1]) + 1
-        found.append((begin, end, first, last, matrix[begin:end, first:last].contiguous()))
-    return tuple(found)
+        yield begin, end, first, last, matrix[begin:end, first:last].contiguous()

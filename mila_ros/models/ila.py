@@ -47,7 +47,7 @@ class KeyTiles(NamedTuple):
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """Attention within each tile: (B, n, q, C), (B, n, k, C) twice, (1, n, q, k) -> (B, n, q, C)."""
+    """Attention within each tile: (B, n, q, C), (B, n, k, C) twice, (1, n or 1, q, k) -> (B, n, q, C)."""
     if queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and not torch.is_grad_enabled():
         # On a CPU the fused kernel takes twice the time of two plain products in bfloat16, since tiles are small.
         scores = torch.matmul(queries * scale, keys.transpose(-1, -2)).float() + bias
@@ -87,6 +87,23 @@ def halo(x: Tensor, tile: int, radius: int) -> Tensor:
     b, c = x.shape[:2]
     x = x.unfold(2, k, tile).unfold(3, k, tile)  # (B, C, rows, columns, k, k)
     return x.permute(0, 2, 3, 4, 5, 1).reshape(b, rows * columns, k * k, c)
+
+
+def window_pairs(tile: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For each (query, key) pair of a tile and its halo, (tile * tile, k * k): which of the window's places the key has
+    (0..window * window - 1), and whether it lies inside the window at all."""
+    k = tile + window - 1
+    offset = torch.arange(k, device=device)[None, :] - torch.arange(tile, device=device)[:, None]
+    inside = (offset >= 0) & (offset < window)
+    offset = offset.clamp(0, window - 1)
+    near = (inside[:, None, :, None] & inside[None, :, None, :]).reshape(tile * tile, k * k)
+    index = (offset[:, None, :, None] * window + offset[None, :, None, :]).reshape(tile * tile, k * k)
+    return index, near
+
+
+def padded(x: Tensor, channels: int) -> Tensor:
+    """Zeros behind the last dimension, to a multiple of eight of at least `channels`, as a GPU's kernels want it."""
+    return F.pad(x, (0, -(-channels // 8) * 8 - x.shape[-1]))
 
 
 class LocalAttention(nn.Module):
@@ -209,9 +226,8 @@ class LocalAttention(nn.Module):
         return values, untiled(places - self._places(found, self.tile).to(exact), self.tile, height, width)
 
     def _of_one_width(self, x: Tensor) -> Tensor:
-        """Zeros behind the channels: fused attention wants all of one width, on a GPU of a multiple of eight."""
-        widest = max(self.query_channels, self.value_channels + 2)
-        return F.pad(x, (0, -(-widest // 8) * 8 - x.shape[-1]))
+        """Zeros behind the channels: fused attention wants all of one width."""
+        return padded(x, max(self.query_channels, self.value_channels + 2))
 
     def _places(self, like: Tensor, side: int | None = None) -> Tensor:
         """(n, 2): column and row of each position of a tile or (None) of its halo, in cells from their middle.
@@ -242,21 +258,15 @@ class LocalAttention(nn.Module):
 
     def _geometry(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Which entry of the position bias belongs to each (query, key) pair, and which pairs may see each other."""
-        t, p = self.tile, self.window
-        r = p // 2
+        t, r = self.tile, self.window // 2
         k = t + 2 * r
         rows, columns = grid(height, width, t)
-        query = torch.arange(t, device=device)
-        halo = torch.arange(k, device=device)
-        offset = halo[None, :] - query[:, None]  # 0..p-1 inside the window
-        inside = (offset >= 0) & (offset < p)
-        near = (inside[:, None, :, None] & inside[None, :, None, :]).reshape(t * t, k * k)
-        clamped = offset.clamp(0, p - 1)
-        index = (clamped[:, None, :, None] * p + clamped[None, :, None, :]).reshape(t * t, k * k)
+        index, near = window_pairs(t, self.window, device)
+        query, around = torch.arange(t, device=device), torch.arange(k, device=device)
 
         def outside(cells: int, tiles: int) -> tuple[Tensor, Tensor]:
             start = torch.arange(tiles, device=device)[:, None] * t
-            keys = start - r + halo[None, :]
+            keys = start - r + around[None, :]
             return (keys < 0) | (keys >= cells), (start + query[None, :]) >= cells
 
         key_out_y, query_out_y = outside(height, rows)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mila_ros.models.ila import LocalAttention, attend, grid, halo, tiled, untiled
+from mila_ros.models.ila import LocalAttention, attend, grid, halo, padded, tiled, untiled, window_pairs
 from mila_ros.models.layers import check_same_size
 
 _STEP = 2
@@ -60,13 +60,15 @@ class SearchedAttention(LocalAttention):
 
     def __init__(self, *, reach: int, **named: Any) -> None:
         super().__init__(**named)
+        if reach % _STEP or self.tile % _STEP or self.frames > 1:
+            raise ValueError(f"reach {reach}, tile {self.tile}: both must be even, and one keyframe, not {self.frames}")
         self.reach = reach
 
     def remember(self, described: Tensor, carried: Tensor) -> SearchedMaps:  # type: ignore[override]
         """Project a keyframe: (B, key_in, H, W), (B, value_in, H, W) -> SearchedMaps. Once a keyframe."""
         height, width = described.shape[-2:]
         keys, values = self.key(described), self.value(carried)
-        looks = halo(_halved(keys), self.tile // _STEP, self.reach // _STEP)
+        looks = halo(_halved(keys.detach()), self.tile // _STEP, self.reach // _STEP)
         inside = self._bordered(torch.ones_like(keys[:, :1]))[..., 0]
         keys = self._bordered(keys)
         keys[..., self.query_channels] = (1 - inside) * _OUTSIDE
@@ -78,7 +80,7 @@ class SearchedAttention(LocalAttention):
         check_same_size((height, width), (memory.height, memory.width))
         plan = _plan(height, width, self.tile, self.window, self.reach, features.device)
         queries = self.query(features)
-        moved = self._search(queries, memory.looks, plan)
+        moved = self.search(queries, memory)
         index = plan.first + (moved[..., 1:] * plan.across + moved[..., :1])
         keys, values = _gathered(memory.keys, index), _gathered(memory.values, index)
         if self.locate:
@@ -94,15 +96,12 @@ class SearchedAttention(LocalAttention):
         laid = moved.to(shift.dtype)[:, :, None].expand(-1, -1, self.tile**2, -1)
         return carried, shift + untiled(laid, self.tile, height, width)
 
-    def search(self, features: Tensor, memory: SearchedMaps) -> Tensor:
-        """Where each tile was, as a whole: (B, query_in, H, W) -> (B, n, 2), columns and rows, in cells, int64."""
-        plan = _plan(memory.height, memory.width, self.tile, self.window, self.reach, features.device)
-        return self._search(self.query(features), memory.looks, plan)
-
     @torch.no_grad()
-    def _search(self, queries: Tensor, looks: Tensor, plan: _Plan) -> Tensor:
+    def search(self, queries: Tensor, memory: SearchedMaps) -> Tensor:
+        """Where each tile was, as a whole: (B, C_qk, H, W) -> (B, n, 2), columns and rows, in cells, int64."""
+        plan = _plan(memory.height, memory.width, self.tile, self.window, self.reach, queries.device)
         own = tiled(_halved(queries), self.tile // _STEP)
-        scores = torch.matmul(own, looks.transpose(-1, -2)).flatten(2)[:, :, plan.pairs].float().sum(dim=2)
+        scores = torch.matmul(own, memory.looks.transpose(-1, -2)).flatten(2)[:, :, plan.pairs].float().sum(dim=2)
         scores = _heard(scores, plan.rows, plan.columns) * plan.share + plan.favour
         return plan.steps[scores.argmax(dim=2)] * _STEP
 
@@ -112,21 +111,20 @@ class SearchedAttention(LocalAttention):
         edge = self.reach + self.window // 2
         right, bottom = columns * self.tile - x.shape[-1] + edge, rows * self.tile - x.shape[-2] + edge
         x = F.pad(x, (edge, right, edge, bottom)).flatten(2).transpose(1, 2)
-        widest = max(self.query_channels + 1, self.value_channels + 2)
-        return F.pad(x, (0, -(-widest // 8) * 8 - x.shape[-1])).contiguous()
+        return padded(x, max(self.query_channels + 1, self.value_channels + 2)).contiguous()
 
 
 class _Plan(NamedTuple):
-    """What depends on sizes alone. D displacements, (T, K) pairs of a tile's queries and its window's keys."""
+    """What depends on sizes alone. D displacements, (Q, K) pairs of a tile's queries and its window's keys."""
 
     first: Tensor
     """(n, K): indices of each tile's window in a bordered map, as long as it is not moved."""
     across: int
     """The bordered map's width."""
     entry: Tensor
-    """(T, K): the position bias of each pair."""
+    """(Q, K): the position bias of each pair."""
     far: Tensor
-    """(T, K): pairs further apart than the window."""
+    """(Q, K): pairs further apart than the window."""
     rows: int
     columns: int
     """Of tiles."""
@@ -147,11 +145,7 @@ def _plan(height: int, width: int, tile: int, window: int, reach: int, device: t
         k, across = tile + window - 1, columns * tile + 2 * (reach + window // 2)
         corner = (torch.arange(rows)[:, None] * tile + reach) * across + torch.arange(columns) * tile + reach
         inner = torch.arange(k)[:, None] * across + torch.arange(k)
-        offset = torch.arange(k) - torch.arange(tile)[:, None]
-        inside = (offset >= 0) & (offset < window)
-        near = (inside[:, None, :, None] & inside[None, :, None, :]).reshape(tile**2, k * k)
-        offset = offset.clamp(0, window - 1)
-        entry = (offset[:, None, :, None] * window + offset[None, :, None, :]).reshape(tile**2, k * k)
+        entry, near = window_pairs(tile, window, device)
 
         t, r = tile // _STEP, reach // _STEP
         dy, dx = (x.flatten() for x in torch.meshgrid(*2 * [torch.arange(2 * r + 1)], indexing="ij"))
@@ -160,7 +154,7 @@ def _plan(height: int, width: int, tile: int, window: int, reach: int, device: t
         pairs = (y * t + x) * side**2 + (y + dy) * side + (x + dx)
         steps = torch.stack([dx - r, dy - r], dim=1)
         here = _halved(torch.ones(1, 1, height, width))
-        both = torch.matmul(tiled(here, t), halo(here, t, r).transpose(-1, -2)).flatten(2)[:, :, pairs].sum(dim=2)
+        both = (tiled(here, t) * halo(here, t, r)[..., 0][..., pairs % side**2]).sum(dim=2)
         favour = (-_NEARNESS * steps.float().norm(dim=1)).expand_as(both)
         stays = both[..., len(steps) // 2, None]  # less than t * t where tiles themselves reach beyond the picture
         favour = favour.masked_fill(both < 0.5 * stays, -torch.inf)

@@ -22,6 +22,8 @@ from mila_ros.runtime.meter import CameraCounts
 from mila_ros.runtime.pipeline import Pipeline
 from mila_ros.runtime.slots import NewestSlots
 
+_LONGEST_START = 60.0  # seconds; whatever hangs then will be seen to hang
+
 
 @dataclass(frozen=True)
 class _Decoded:
@@ -46,7 +48,8 @@ class Noted:
 
 
 class Frames:
-    """Two threads between the cameras and the topics: one decodes, one computes and publishes. Made when both are warm.
+    """Two threads between the cameras and the topics: one decodes, one computes and publishes. There when the latter
+    is warm (`Pipeline.fast_thread`).
 
     Args:
         pipeline: the runtime; closed by its owner, after this.
@@ -81,7 +84,7 @@ class Frames:
         self._begun = threading.Event()
         for thread in self._threads:
             thread.start()
-        self._begun.wait()  # until it is warm: frames that came before would wait for it
+        self._begun.wait(_LONGEST_START)  # until it is warm: frames that came before would wait for it
 
     def close(self) -> None:
         """Stop both threads; what waits is let go."""

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -56,6 +56,7 @@ class _Job:
     tasks: tuple[str, ...]
 
 
+_LONGEST_START = 60.0  # seconds; whatever hangs then will be seen to hang
 _COUNTING = " counting"  # a place in the slots that no camera can have
 
 
@@ -74,7 +75,7 @@ class Pipeline:
         max_age: seconds after which a memory is no longer used.
         fall: of the match between frame and keyframe by which a keyframe is taken early; 0: never. May be changed.
         clock: steady seconds; the `arrived` of frames is of this clock.
-        on_error: called (from the slow thread) with the camera and a sentence when a keyframe failed.
+        on_error: called (from the thread) with a camera and a sentence when a keyframe or warming up failed.
         warm: (h, w) of pictures for which threads are made ready before they begin (`Engine.warm_up`); None: not.
     """
 
@@ -107,7 +108,7 @@ class Pipeline:
         self._thread = threading.Thread(target=self._slow_loop, name="mila-slow", daemon=True)
         self._begun = threading.Event()
         self._thread.start()
-        self._begun.wait()  # with its warm-up, which would be in the way of the first frames
+        self._begun.wait(_LONGEST_START)  # with its warm-up, which would be in the way of the first frames
 
     @property
     def mode(self) -> str:
@@ -151,10 +152,14 @@ class Pipeline:
             yield
 
     def _warm_up(self) -> None:
-        """Make the calling thread ready. What goes wrong here will go wrong with frames, too, and is said of them."""
-        if self._warm is not None:
-            with suppress(Exception):
-                self.engine.warm_up(*self._warm)
+        """Make the calling thread ready. Frames may still be answered where this fails: of another size, say."""
+        if self._warm is None:
+            return
+        try:
+            self.engine.warm_up(*self._warm)
+        except Exception as error:
+            if self._on_error is not None:
+                self._on_error(next(iter(self._cameras)), f"warming up failed: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Stop the slow network's thread (a keyframe that runs is finished first)."""

@@ -92,7 +92,7 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
 
     Frames without any ground truth, those between the labelled ones of a video, are left out.
     """
-    rgb, depth, labels, normals, cameras, assumed = [], [], [], [], [], []
+    rgb, depth, labels, normals, cameras, guesses = [], [], [], [], [], []
     kinds: set[str] = set()
     for full in frames:
         if full.labels is None and full.depth is None and full.normals is None:
@@ -107,10 +107,8 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
         metres = np.zeros(size, np.float32) if frame.depth is None else frame.depth
         half = torch.nan_to_num(torch.from_numpy(metres)).half()
         depth.append(torch.nan_to_num(half, posinf=0.0).to(device))  # beyond half precision is beyond any camera
-        if frame.assumed_depth is not None:
-            assumed.append(torch.from_numpy(frame.assumed_depth).half().to(device))
-        else:
-            assumed.append(without_holes(depth[-1][None].float())[0].half())
+        guess = frame.assumed_depth
+        guesses.append(None if guess is None else torch.from_numpy(guess).half().to(device))
         ids = np.full(size, IGNORE, np.uint8) if frame.labels is None else frame.labels
         labels.append(torch.from_numpy(ids).to(device))
         vectors = np.zeros((*size, 3), np.float32) if frame.normals is None else frame.normals
@@ -120,13 +118,17 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
         cameras.append(torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy]))
     if not kinds:
         raise UserError("no frame has ground truth: there is nothing to learn from")
+    assumed = None
+    if any(guess is not None for guess in guesses):
+        pairs = zip(guesses, depth, strict=True)
+        assumed = torch.stack([without_holes(d[None].float())[0].half() if g is None else g for g, d in pairs])[:, None]
     return Pool(
         torch.stack(rgb)[:, None],
         torch.stack(depth)[:, None],
         torch.stack(labels)[:, None],
         torch.stack(normals)[:, None],
         torch.stack(cameras).to(device),
-        torch.stack(assumed)[:, None],
+        assumed,
         motion=motion,
         tasks=tuple(task for task in TASKS if task in kinds),
     )

@@ -27,12 +27,17 @@ from mila_ros.errors import UserError
 from mila_ros.evaluation.metrics import DepthMetrics, frame_tensors
 from mila_ros.models.checkpoint import load_model, read_header, resolve, save_model
 from mila_ros.models.mila import Mila
+from mila_ros.runtime.devices import pick_device
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.world import open_world_for
 
 FEWEST_PLACES = 3
 _PARTS = 10  # of a recording that does not say where one place ends
-_PIXELS = 2000  # of a frame that are looked at, about
+_GAP = 10  # numbers, of frames of one place that were left out between two
+_FRAMES = 400  # that are looked at, at most
+_PIXELS = 2000  # of a frame, about
+_SENSIBLE = 2.0
+"""A larger factor, or one below its inverse, is no matter of unknown rooms."""
 
 
 class Sample(NamedTuple):
@@ -56,7 +61,7 @@ class Scale(NamedTuple):
 
 
 def places_of(names: Sequence[str]) -> list[int]:
-    """To which place each frame belongs: runs of consecutive numbers in their names, or parts of one recording.
+    """To which place each frame belongs: runs of numbers in their names with small gaps, or parts of one recording.
 
     Args:
         names: in order, such as "0235" or "office/0012".
@@ -66,7 +71,8 @@ def places_of(names: Sequence[str]) -> list[int]:
     for name in names:
         match = re.search(r"(\d+)\D*$", name)
         now = None if match is None else (name[: match.start()], int(match[1]))
-        goes_on = before is not None and now == (before[0], before[1] + 1)
+        goes_on = before is not None and now is not None and now[0] == before[0]
+        goes_on = goes_on and 0 < now[1] - before[1] <= _GAP
         found.append(found[-1] + (not goes_on) if found else 0)
         before = now
     if len(set(found)) >= FEWEST_PLACES and 2 * len(set(found)) <= len(names):
@@ -115,9 +121,11 @@ def rescale(model: Mila, factor: float) -> None:
 
 @torch.inference_mode()
 def look(model: Mila, frames: Sequence[Frame], device: torch.device) -> list[Sample]:
-    """What the slow network says about each frame's depth, at pixels spread over it."""
+    """What the slow network says about the depth of frames, evenly chosen, at pixels spread over them."""
     samples = []
-    for frame in tqdm((frames[i] for i in range(len(frames))), "calibrate", len(frames), unit="frame", file=sys.stderr):
+    count = min(_FRAMES, len(frames))
+    chosen = (frames[i * len(frames) // count] for i in range(count))
+    for frame in tqdm(chosen, "calibrate", count, unit="frame", file=sys.stderr):
         if frame.depth is None:
             continue
         image, intrinsics, _ = frame_tensors(frame, device)
@@ -158,25 +166,27 @@ def main(argv: list[str]) -> int:
     add("--split", default="all", help="a part of it: validation, held-out (nyuv2), or all (default)")
     add("--model", default="indoor", help="name of a shipped model or a checkpoint file (indoor)")
     add("--out", type=Path, required=True, metavar="FILE", help="checkpoint to write (.safetensors)")
-    add("--device", default="cpu", help="cpu, cuda or cuda:N")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     options = parser.parse_args(argv)
-    source = resolve(options.model)
-    model = load_model(source, ("depth",))
-    try:
-        device = torch.device(options.device)
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f'device "{options.device}" is not usable here: {error}') from error
+    if options.out.suffix != ".safetensors":
+        raise UserError(f"--out {options.out}: a checkpoint is a .safetensors file")
+    source, device = resolve(options.model), pick_device(options.device)
+    model = load_model(source, ("depth",)).to(device)
     samples = look(model, open_world_for(options.data, options.split, (), ("depth",)).with_truth(), device)
     places = places_of([sample.name for sample in samples])
     scale = fit_scale(samples, places)
+    print(report(scale, samples, places))
+    if not 1 / _SENSIBLE <= scale.factor <= _SENSIBLE:
+        raise UserError(
+            f"a factor of {scale.factor:.3g} is no matter of unknown rooms: is depth in metres, the focal length right?"
+        )
     rescale(model, scale.factor)
     _, card = read_header(source)
+    card.pop("validation", None)  # of the network as it was
     found = {"data": options.data.partition(":")[0], "split": options.split, "factor": round(scale.factor, 4)}
     try:
         save_model(model, options.out, card | {"depth_scale": [*card.get("depth_scale", []), found]})
     except OSError as error:
         raise UserError(f"{options.out} cannot be written: {error.strerror}") from error
-    print(report(scale, samples, places))
     print(options.out)
     return 0

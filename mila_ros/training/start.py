@@ -135,9 +135,10 @@ def with_answers(trained: Mila, changes: dict[str, Any]) -> Mila:
     config = ModelConfig.from_dict(trained.config.to_dict() | changes)
     if config == trained.config:
         return trained
+    if config.cross_attention and config.tasks != trained.config.tasks:
+        raise UserError("with cross_attention tasks know of each other: they cannot be changed on a trained network")
     model = Mila(config)
-    own, known = model.state_dict(), trained.state_dict()
-    model.load_state_dict(own | {k: v for k, v in known.items() if k in own and own[k].shape == v.shape})
+    model.load_state_dict(_fitted(trained.state_dict(), model))
     if "segmentation" in trained.config.tasks and "segmentation" in config.tasks:
         before = {name: row for row, name in enumerate(trained.config.classes)}
         kept = [(row, before[name]) for row, name in enumerate(config.classes) if name in before]
@@ -157,8 +158,10 @@ def _plain(value: Any) -> Any:
 
 
 def stages_before(settings: TrainSettings) -> list[str]:
-    """The stages that the start checkpoint went through, in order."""
+    """The stages that the start checkpoint went through, in order; without fast ones where this run asks for other
+    answers, which fast heads have not learned."""
     if settings.start is None:
         return []
     _, card = read_header(resolve(settings.start))
-    return list(card.get("stages", []))
+    anew = settings.stage == "slow" and (settings.relabel or "tasks" in settings.model)
+    return [stage for stage in card.get("stages", []) if not (anew and stage == "fast")]

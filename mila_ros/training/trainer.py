@@ -100,6 +100,7 @@ class Trainer:
         self.varied = Augmentation(s.height, s.width, s.zoom, s.turn, s.moved, s.colour, distance, s.truth_stride)
         keyframes = self.model.config.frames if settings.stage == "fast" else 0
         self.batches = Batches(pools, s.batch // parts, self.varied, keyframes, self.generator)
+        self.motion = pools[0][0].motion
         self.step = 0
         self.seconds = 0.0
 
@@ -198,7 +199,7 @@ class Trainer:
             return {}
         model = self._result()
         distances = () if self.settings.stage == "slow" else (1, 5, 10)
-        results = compare_frames(model, self.validation, self.fabric.device, distances)
+        results = compare_frames(model, self.validation, self.fabric.device, distances, motion=self.motion)
         if self.settings.stage == "slow":
             results.pop("fast")
         tqdm.write(f"step {self.step}\n{format_table(results)}", file=sys.stderr)

@@ -118,14 +118,15 @@ class Cityscapes(World):
         camera = camera.scaled(size[1], size[0])
         labels = self._labels(place, stem, size) if stem in self._labelled else None
         depth = self._depth(place, stem, camera, baseline) if stem in self._labelled else None
+        assumed = None if labels is None else standing_depth(labels, self.classes, camera)
+        if assumed is not None and depth is not None:
+            assumed = np.where(np.isfinite(depth), depth, assumed)  # the sky, and what is too far to measure
         return Frame(
             rgb=rgb,
             intrinsics=camera,
             labels=labels,
             depth=depth,
-            assumed_depth=standing_depth(labels, self.classes, camera)
-            if depth is None and labels is not None
-            else None,
+            assumed_depth=assumed,
             normals=None if depth is None else fitted_normals(depth, camera),
             stamp_ns=int(stem.rpartition("_")[2]) * 1_000_000_000 // _RATE,
             name=f"{place}/{stem}",

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from mila_ros.errors import UserError
 from mila_ros.worlds.bag_writer import BagWriter
+from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.rendered_bag import Form, write_frame
 from mila_ros.worlds.world import World, open_world
 
@@ -43,7 +44,10 @@ def main(argv: list[str]) -> int:
     video = longest_video(world, f"{options.data} ({options.split})")
     form = Form(quality=options.quality)
     with BagWriter(options.out) as bag:
+        before: Frame | None = None
         for index in tqdm(video, "convert", unit="frame", file=sys.stderr):
-            write_frame(bag, world[index], form, truth=True)
+            frame = world[index]
+            write_frame(bag, frame, form, truth=True, before=before)
+            before = frame
     print(options.out)
     return 0

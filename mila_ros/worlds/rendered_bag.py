@@ -68,7 +68,8 @@ def _write_truth(bag: BagWriter, frame: Frame, form: Form) -> None:
     if frame.depth is not None and form.raw:
         bag.write_message(DEPTH, messages.image(frame.depth, "32FC1", stamp, FRAME_ID), stamp)
     elif frame.depth is not None:
-        millimetres = np.nan_to_num(np.round(frame.depth * 1000.0), nan=0.0).clip(0, 65535).astype(np.uint16)
+        millimetres = np.nan_to_num(np.round(frame.depth * 1000.0), nan=0.0)
+        millimetres = np.where((millimetres > 0) & (millimetres < 2**16), millimetres, 0).astype(np.uint16)
         # The header is image_transport's ConfigHeader: format 0 and two numbers that only 32FC1 needs.
         data = struct.pack("<iff", 0, 0.0, 0.0) + _encoded(".png", millimetres, [cv2.IMWRITE_PNG_COMPRESSION, 9])
         message = messages.compressed_image(data, "16UC1; compressedDepth png", stamp, FRAME_ID)

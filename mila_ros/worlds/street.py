@@ -39,8 +39,8 @@ def standing_depth(
     # Cameras are hardly ever level: no ground lies above the horizon.
     horizon = min(camera.cy, float(np.quantile(np.nonzero(ground)[0], 0.002)) - 1.0)
     along = np.minimum(camera.fy * _CAMERA_HEIGHT / np.maximum(rows - horizon, 1e-3), _FARTHEST)
-    # In each column, the lowest row of ground at or above... each pixel stands on the nearest ground below it.
-    below = np.where(ground, rows[:, None], np.inf)
+    # Each pixel stands on the nearest row of ground at or below it, in its column.
+    below = np.where(ground, rows[:, None], np.float32(np.inf))
     stands_on = np.minimum.accumulate(below[::-1], axis=0)[::-1]
     nearest = along[-1]  # nothing below it is ground: it is cut off by the picture's edge, and near
     depth = np.full((height, width), nearest, np.float32)

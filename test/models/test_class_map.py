@@ -43,3 +43,11 @@ def test_a_map_in_strips_is_that_of_the_enlarged_scores(
     torch.testing.assert_close(sure, large.softmax(1).amax(1), atol=1e-5, rtol=1e-4)
     again, nothing = class_map(scores, full, size)
     assert nothing is None and torch.equal(again, ids)
+
+
+def test_what_is_kept_for_a_size_is_not_of_inference() -> None:
+    scores = torch.randn(1, 3, 17, 19)
+    with torch.inference_mode():
+        first, _ = class_map(scores, (33, 38), (33, 38))
+    again, sure = class_map(scores.requires_grad_(), (33, 38), (33, 38), confidence=True)
+    assert torch.equal(first, again) and sure is not None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mila_ros.errors import UserError
 from mila_ros.models.config import ModelConfig
+from mila_ros.models.flops import count_flops
 from mila_ros.models.ila import LocalAttention
 from mila_ros.models.mila import Mila
 from mila_ros.models.searched import SearchedAttention
@@ -65,10 +66,10 @@ def test_where_nothing_moved_it_is_plain_attention(size: tuple[int, int], locate
 def test_an_even_wall_stays_and_pictures_of_a_batch_are_searched_apart() -> None:
     attention = make()
     wall = torch.ones(1, 16, 40, 56)
-    assert not attention.search(wall, attention.remember(wall, wall)).any()
+    assert not attention.search(attention.query(wall), attention.remember(wall, wall)).any()
     now = torch.cat([scene(), scene()])
     before = torch.cat([now[:1], torch.roll(now[1:], 6, dims=3)])
-    moved = attention.search(now, attention.remember(before, before)).view(2, 10, 14, 2)
+    moved = attention.search(attention.query(now), attention.remember(before, before)).view(2, 10, 14, 2)
     assert not moved[0].any()
     assert (moved[1, 3:-3, 3:-3] == torch.tensor([6, 0])).all()
 
@@ -100,14 +101,23 @@ def test_gradients_reach_everything_that_is_learned_even_after_inference() -> No
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
-def test_a_network_carries_what_has_moved_beyond_its_window() -> None:
+def test_a_network_whose_windows_may_move_answers_alike_where_nothing_did() -> None:
     torch.manual_seed(0)
-    values = ModelConfig.tiny().to_dict() | {"warp": True, "reach": 6, "tile": 4, "working_pixels": 96 * 128}
-    model = Mila(ModelConfig.from_dict(values)).eval()
+    values = ModelConfig.tiny().to_dict() | {"warp": True, "working_pixels": 96 * 128}
+    stays, follows = (Mila(ModelConfig.from_dict(values | {"reach": reach})).eval() for reach in (0, 6))
+    follows.load_state_dict(stays.state_dict())
     image = torch.rand(1, 3, 96, 128)
     with torch.no_grad():
-        features = model.propagate(model.glance(image), model.keyframe(image), match=True)
-    assert features.match is not None and features.of("depth").shape == (1, 8, 12, 16)
+        one, other = (m.propagate(m.glance(image), m.keyframe(image), match=True) for m in (stays, follows))
+    assert one.match is not None and other.match is not None
+    for task in ("segmentation", "depth"):
+        torch.testing.assert_close(one.of(task), other.of(task))
+    torch.testing.assert_close(one.match, other.match)
+
+
+def test_arithmetic_is_counted_alike_at_first_and_again() -> None:
+    model = Mila(ModelConfig.from_dict(ModelConfig.tiny().to_dict() | {"warp": True, "reach": 6}))
+    assert count_flops(model, 72, 104) == count_flops(model, 72, 104)
 
 
 @pytest.mark.parametrize(

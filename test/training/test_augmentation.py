@@ -65,7 +65,8 @@ def test_pairs_show_the_same_place_from_elsewhere(pool: Pool) -> None:
 
 
 def test_where_depth_is_not_known_the_camera_is_moved_by_what_is_assumed() -> None:
-    rgb = torch.randint(0, 255, (1, 1, 3, 64, 96), dtype=torch.uint8)
+    columns = (127 + 120 * torch.sin(torch.arange(96) * 0.12)).to(torch.uint8)
+    rgb = columns.expand(1, 1, 3, 64, 96).clone()
     nothing = torch.zeros(1, 1, 64, 96)
     camera = torch.tensor([[100.0, 100, 47.5, 31.5]])
     differences = []

@@ -21,7 +21,9 @@ def sample(said: float, truth: float, pixels: int = 5) -> Sample:
 
 
 def test_consecutive_numbers_are_a_place_and_one_recording_is_cut_into_parts():
-    assert places_of(["a_01", "a_02", "a_03", "a_07", "a_08", "b_09", "b_10"]) == [0, 0, 0, 1, 1, 2, 2]
+    assert places_of(["a_01", "a_02", "a_06", "a_17", "a_18", "b_19", "b_20"]) == [0, 0, 0, 1, 1, 2, 2]
+    dropped = [f"{i:04d}" for i in range(300) if i not in (100, 200)]
+    assert len(set(places_of(dropped))) == 10  # one recording all the same
     assert places_of([f"{i:04d}" for i in range(20)]) == [i // 2 for i in range(20)]
     assert len(set(places_of([str(1000 + 33 * i) for i in range(100)]))) == 10  # stamps, say
     assert places_of(["left", "right", "up"]) == [0, 1, 2]
@@ -58,29 +60,31 @@ def test_both_heads_are_rescaled_and_the_file_says_so(tmp_path: Path, capsys: py
     folder = tmp_path / "rooms"
     for part in ("rgb", "depth"):
         (folder / part).mkdir(parents=True)
-    for number in (1, 2, 5, 6, 8, 9):
+    for number in (1, 2, 50, 51, 80, 81):
         cv2.imwrite(str(folder / "rgb" / f"{number:04d}.png"), np.full((48, 64, 3), 99, np.uint8))
-        metres = 3.0 if number < 5 else 4.0
+        metres = 3.0 if number < 50 else 4.0
         cv2.imwrite(str(folder / "depth" / f"{number:04d}.png"), np.full((48, 64), 1000 * metres, np.uint16))
-    camera = "fx: 519.0\nfy: 519.0\ncx: 32.0\ncy: 24.0\nwidth: 64\nheight: 48\n"
+    camera = "fx: 51.9\nfy: 51.9\ncx: 32.0\ncy: 24.0\nwidth: 64\nheight: 48\n"
     (folder / "camera.yaml").write_text(camera)
     assert main(["--data", f"rgbd:{folder}", "--model", str(file), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    # the picture is enlarged for the network, so its focal length is, and the answer is 2.5 m times that over 519
-    before = float(
-        model.answer(model.features(torch.zeros(1, 3, 48, 64)), ("depth",), torch.tensor([519.0]), (48, 64))["depth"][
-            0, 0, 0
-        ]
-    )
-    factor = 4.0 / before
+    factor = 4.0 / 2.5  # of three places two are 4 m away
+    with pytest.raises(UserError, match="a .safetensors file"):
+        main(["--data", f"rgbd:{folder}", "--model", str(file), "--out", str(tmp_path)])
     assert f"multiplied by {factor:.3f}" in said and "6 frames of 3 places" in said and str(out) in said
     after = load_model(out)
     for part in (after.features, after.glance):
-        depth = after.answer(part(torch.zeros(1, 3, 48, 64)), ("depth",), torch.tensor([519.0]), (48, 64))["depth"]
+        depth = after.answer(part(torch.zeros(1, 3, 48, 64)), ("depth",), torch.tensor([51.9]), (48, 64))["depth"]
         torch.testing.assert_close(depth, torch.full_like(depth, 4.0), rtol=2e-3, atol=0)
     card = read_header(out)[1]
     assert card["stages"] == ["slow"]
     assert card["depth_scale"] == [{"data": "rgbd", "split": "all", "factor": pytest.approx(factor, abs=1e-3)}]
+    for picture in (folder / "depth").iterdir():  # in centimetres
+        cv2.imwrite(str(picture), cv2.imread(str(picture), cv2.IMREAD_UNCHANGED) // 10)
+    other = tmp_path / "other.safetensors"
+    with pytest.raises(UserError, match="is depth in metres"):
+        main(["--data", f"rgbd:{folder}", "--model", str(file), "--out", str(other)])
+    assert not other.exists()
     with pytest.raises(UserError, match="depth"):
         only = tmp_path / "only.safetensors"
         save_model(Mila(ModelConfig.tiny(("normals",))), only)

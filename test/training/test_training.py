@@ -1,6 +1,7 @@
 """Training resumes exactly, the command works end to end, wrong settings are refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ from mila_ros.training.augmentation import Augmentation
 from mila_ros.training.data import Batches, Pool
 from mila_ros.training.main import main as train
 from mila_ros.training.settings import TrainSettings, load_settings
-from mila_ros.training.start import build_model, carried_otherwise
+from mila_ros.training.start import build_model, carried_otherwise, stages_before
 from mila_ros.training.steps import SlowStep
 from mila_ros.training.trainer import Trainer
 from mila_ros.worlds.labels import load_labels
@@ -238,6 +239,17 @@ def test_another_slow_backbone_goes_under_the_trained_decoder(tmp_path: Path) ->
         build_model(fast, ["slow"])
 
 
+def test_a_window_of_another_size_keeps_the_middle_of_its_bias() -> None:
+    trained = Mila(ModelConfig.from_dict(ModelConfig.tiny().to_dict() | {"window": 5}))
+    own = torch.arange(25.0)
+    trained.propagation.attention.position_bias.data.copy_(own)
+    smaller = carried_otherwise(trained, {"window": 3}).propagation.attention.position_bias.view(3, 3)
+    assert smaller.tolist() == [[6, 7, 8], [11, 12, 13], [16, 17, 18]]
+    larger = carried_otherwise(trained, {"window": 7, "reach": 4}).propagation.attention.position_bias.view(7, 7)
+    assert torch.equal(larger[1:-1, 1:-1], own.view(5, 5))
+    assert larger[0].tolist() == [0, 0, 1, 2, 3, 4, 4] and larger[3, 6] == 14  # the border goes on
+
+
 def test_a_trained_network_learns_other_classes_and_tasks(tmp_path: Path) -> None:
     torch.manual_seed(0)
     path = tmp_path / "start.safetensors"
@@ -263,8 +275,16 @@ def test_a_trained_network_learns_other_classes_and_tasks(tmp_path: Path) -> Non
     assert head.out.bias[classes.index("car")] == 1 and head.out.bias[classes.index("sky")] == 0
     torch.testing.assert_close(head.fine.state_dict(), source.fine.state_dict())
     torch.testing.assert_close(model.slow.state_dict(), load_model(path).slow.state_dict())
+    # Fast heads have not learned these answers, so the stage after this one begins with copies.
+    save_model(trained, path, {"stages": ["slow", "fast"]})
+    assert stages_before(settings) == ["slow"]
+    assert stages_before(replace(settings, relabel=False, model={})) == ["slow", "fast"]
     with pytest.raises(UserError, match="relabel is for the stage slow"):
         TrainSettings(stage="fast", start=str(path), data="camvid:unused", relabel=True)
+    crossed = carried_otherwise(trained, {"cross_attention": True}, ("cross_attention",))
+    save_model(crossed, path)
+    with pytest.raises(UserError, match="tasks know of each other"):
+        build_model(replace(settings, labels="nyu40", relabel=False), ["slow"])
     with pytest.raises(UserError, match="tasks must be some of"):
         build_model(TrainSettings(start=str(path), rendered_clips=1, model={"tasks": ["flow"]}), ["slow"])
 

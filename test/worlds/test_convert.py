@@ -7,11 +7,25 @@ import pytest
 
 from mila_ros.errors import UserError
 from mila_ros.worlds.bag_storage import BagError
+from mila_ros.worlds.bag_writer import BagWriter
 from mila_ros.worlds.camvid import CamVid
 from mila_ros.worlds.convert import main
+from mila_ros.worlds.frames import Frame, Intrinsics
+from mila_ros.worlds.rendered_bag import Form, write_frame
 from mila_ros.worlds.world import open_world
 
 from .camvid_tree import make_tree
+
+
+def test_depth_too_far_for_millimetres_is_unknown(tmp_path: Path) -> None:
+    metres = np.full((48, 64), 3.0, np.float32)
+    metres[:8], metres[8:16] = 70.0, np.nan
+    camera = Intrinsics(60.0, 60.0, 31.5, 23.5, 64, 48)
+    rgb = np.zeros((48, 64, 3), np.uint8)
+    with BagWriter(tmp_path / "bag") as bag:
+        write_frame(bag, Frame(rgb, camera, depth=metres, stamp_ns=10**9), Form(), truth=True)
+    depth = open_world(f"bag:{tmp_path / 'bag'}")[0].depth
+    assert depth is not None and not np.nan_to_num(depth[:16]).any() and np.allclose(depth[16:], 3)
 
 
 def test_the_longest_video_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
