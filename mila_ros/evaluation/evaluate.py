@@ -10,28 +10,24 @@ import argparse
 import glob
 import json
 import math
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from mila_ros.errors import UserError
 from mila_ros.evaluation import summary
+from mila_ros.evaluation.many import evaluate_many
 from mila_ros.evaluation.metrics import TaskMetrics
 from mila_ros.evaluation.replay import (
     SCHEMA,
     USUAL_WAYS,
     WAYS,
     ReplaySettings,
-    evaluate_bag,
-    finished,
     read_sums,
-    run_key,
 )
 from mila_ros.models.checkpoint import read_header, resolve
 from mila_ros.runtime.engine import SMALLEST_SIDE
@@ -48,12 +44,15 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     settings = _settings(options)
     named = folders(recordings(options.bags, options.out), options.out)
-    if options.jobs > 1 and set(settings.ways) != {"every-frame"}:
-        raise UserError("with --jobs above 1 recordings would disturb one another in real time: add --ways every-frame")
+    jobs = options.jobs if options.jobs is not None else (os.cpu_count() or 1) if options.ray else 1
+    if (jobs > 1 or options.ray) and set(settings.ways) != {"every-frame"}:
+        raise UserError(
+            "with --jobs above 1, or --ray, recordings would disturb one another in real time: add --ways every-frame"
+        )
     results: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     interrupted = False
-    for name, outcome in _evaluated(named, settings, options.jobs, options.again):
+    for name, outcome in evaluate_many(named, settings, jobs, options.again, options.ray):
         if isinstance(outcome, str):
             failures[name] = outcome
             if len(named) == 1:
@@ -114,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--depth-camera", type=pinhole, metavar="FX,FY,CX,CY", help=pixels)
     add("--tolerance", type=float, default=usual.tolerance_s, metavar="S", help="between stamps of a pair (0.01)")
     add("--no-predictions", action="store_true", help="do not record the answers")
-    add("--jobs", type=int, default=1, metavar="N", help="recordings at a time, each in its own process (1)")
+    add("--jobs", type=int, metavar="N", help="recordings at a time, each in its own process (1)")
+    cluster = "evaluate on a Ray cluster: its address, auto, or local for one of this machine (needs pip install ray)"
+    add("--ray", metavar="ADDRESS", help=cluster)
     add("--again", action="store_true", help="also evaluate what is done already")
     return parser
 
@@ -135,7 +136,7 @@ def pinhole(text: str) -> Pinhole:
 
 
 def _settings(options: argparse.Namespace) -> ReplaySettings:
-    if min(options.intervals) < 1 or options.jobs < 1:
+    if min(options.intervals) < 1 or (options.jobs is not None and options.jobs < 1):
         raise UserError("--intervals and --jobs are counted from 1")
     for name in ("seconds", "tolerance", "period"):
         value = getattr(options, name)
@@ -209,58 +210,6 @@ def folders(bags: Sequence[Path], out: Path) -> dict[str, tuple[Path, Path]]:
             raise UserError(f"two recordings would both be called {name}: evaluate them into different --out folders")
         named[name] = (bag, out / name)
     return named
-
-
-def _evaluated(
-    named: dict[str, tuple[Path, Path]], settings: ReplaySettings, jobs: int, again: bool
-) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Name and result, or in words why there is none, as they are done."""
-    if jobs == 1 or len(named) == 1:
-        for name, (bag, out) in named.items():
-            yield name, _one(bag, out, settings, again)
-        return
-    left = dict(named)
-    for workers in (min(jobs, len(named)), 1):  # a process that is killed takes its pool along: the rest one by one
-        for name in list(left) if workers == 1 else [None]:
-            batch = dict(left) if name is None else {name: left[name]}
-            for done, outcome in _pooled(batch, settings, workers, again):
-                if outcome is not None:
-                    del left[done]
-                    yield done, outcome
-                elif workers == 1:
-                    del left[done]
-                    yield done, "its process was killed, perhaps for want of memory"
-
-
-def _pooled(
-    named: dict[str, tuple[Path, Path]], settings: ReplaySettings, workers: int, again: bool
-) -> Iterator[tuple[str, dict[str, Any] | str | None]]:
-    """As `_evaluated`; None for those that were lost with their pool."""
-    # Not forked: a copy of a process whose libraries have threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        running = {pool.submit(_one, bag, out, settings, again): name for name, (bag, out) in named.items()}
-        for future in as_completed(running):
-            try:
-                yield running[future], future.result()
-            except BrokenProcessPool:
-                yield running[future], None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C must not go on to the next recordings
-
-
-def _one(bag: Path, out: Path, settings: ReplaySettings, again: bool) -> dict[str, Any] | str:
-    try:
-        key = run_key(bag, settings)
-        done = None if again else finished(out, key)
-        if done is not None:
-            print(f"{bag} is evaluated already, on {done['time']}; --again does it anew", flush=True)
-            return done
-        return evaluate_bag(bag, out, settings, key)
-    except UserError as error:
-        return str(error)
-    except Exception as error:  # a full disk, the device's memory: the other recordings have their turn
-        return f"{type(error).__name__}: {error}"
 
 
 def total_metrics(outs: Sequence[Path], model: str) -> dict[str, Any]:

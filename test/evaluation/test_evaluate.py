@@ -87,19 +87,29 @@ def test_what_is_done_is_not_done_again_unless_it_would_differ(place, out, capsy
     assert "real_time" not in found and list(found["every_frame"]["methods"]) == ["slow", "mila/10"]
 
 
-def test_one_bad_recording_does_not_lose_the_others_and_totals_are_exact(place, tmp_path) -> None:
+@pytest.mark.parametrize("where", [("--jobs", "2"), ("--ray", "local")], ids=" ".join)
+def test_one_bad_recording_does_not_lose_the_others_and_totals_are_exact(place, tmp_path, where) -> None:
+    if "--ray" in where:
+        pytest.importorskip("ray")
     bags = tmp_path / "bags"
     shutil.copytree(place / "bags/a", bags / "a")
     write_bag(bags / "c", 5)
     (bags / "broken.mcap").write_bytes(b"no recording")
     with pytest.raises(UserError, match="1 of 3 recordings failed: broken"):
-        evaluate(place, tmp_path / "out", str(bags / "**"), "--ways", "every-frame", "--jobs", "2", "--no-predictions")
+        evaluate(place, tmp_path / "out", str(bags / "**"), "--ways", "every-frame", *where, "--no-predictions")
     totals = json.loads((tmp_path / "out/metrics.json").read_text())
     assert totals["bags"] == ["a", "c"] and list(totals["failed"]) == ["broken"]
     sums = [read_sums(tmp_path / "out" / name / "sums.npz")["slow"]["depth"] for name in ("a", "c")]
     count, square, *_ = (sums[0] + sums[1]).sum(axis=0)
     assert totals["methods"]["slow"]["depth"]["rmse"] == pytest.approx((square / count) ** 0.5, rel=1e-12)
     assert not (tmp_path / "out/a/predictions").exists()
+
+
+def test_a_cluster_that_is_not_there_is_said(place, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match="no Ray cluster can be reached at auto"):
+        evaluate(place, tmp_path, str(place / "bags/a"), "--ways", "every-frame", "--ray", "auto")
 
 
 def test_without_ground_truth_the_report_says_so(place, tmp_path) -> None:
@@ -119,6 +129,7 @@ def test_without_ground_truth_the_report_says_so(place, tmp_path) -> None:
         (("BAG", "--seconds", "inf"), "a number above 0"),
         (("BAG", "--max-pixels", "100"), "at least 1024"),
         (("BAG", "--jobs", "2"), "disturb one another"),
+        (("BAG", "--ray", "local"), "disturb one another"),
         (("BAG", "--label-map", "nowhere.yaml"), "nowhere.yaml"),
     ],
 )
