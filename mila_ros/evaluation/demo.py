@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> int:
             say=lambda text: print(text, flush=True),
         )
         print("judging and writing the report", flush=True)
-        found = _report(given, session, config, model, out, options.param)
-    print("\n".join(summary.sentences(found)))
+        found, warnings = _report(given, session, config, model, out, options.param)
+    print("\n".join([*summary.sentences(found), *(f"note       {text}" for text in warnings)]))
     print(f"report     {out / 'report.html'}")
     print(f"recording  {out / 'outputs'} (opens in Foxglove)", flush=True)
     if session.played["truncated"]:
@@ -108,8 +108,8 @@ def _every(given: DemoInput, seconds: float | None) -> int:
 
 def _report(
     given: DemoInput, session: Session, config: ModelConfig, model: Path, out: Path, parameters: Sequence[str]
-) -> dict[str, Any]:
-    """Write report, summary and recording; returns the summary."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Write report, summary and recording; returns the summary, and what went otherwise than expected."""
     if not session.published:
         raise UserError(f"no picture of {given.image_topic} was played; see {out / 'logs/play.log'}")
     frames = join(session.published, session.arrivals, CAMERA)
@@ -147,7 +147,7 @@ def _report(
     (out / "report.html").write_text(report.render(evidence), encoding="utf-8")
     (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(session.recording.parent)
-    return found
+    return found, _warnings(session, frames, found, judged)
 
 
 def _title(given: DemoInput) -> str:
@@ -198,16 +198,10 @@ def _notes(
     given: DemoInput, session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: Judged
 ) -> list[str]:
     """What a reader must know about the numbers."""
-    notes = list(session.notes)
-    notes.append(
+    notes = [
         "Latency runs from just before the picture is handed to DDS until the last of its outputs has arrived in "
         "another process, by one clock; player, node and recorder share the machine."
-    )
-    if session.load_before is not None and session.load_before > 0.5 * machine.cores():
-        notes.append(
-            f"The machine was busy before the demo started (load {session.load_before:.1f} on {machine.cores()} "
-            "cores): times are worse than it can do."
-        )
+    ]
     if judged.kept_every * session.stored_every > 1:
         every = _ordinal(judged.kept_every * session.stored_every)
         notes.append(f"The recording in outputs/ has the pictures of every {every} frame; times are of all frames.")
@@ -220,6 +214,17 @@ def _notes(
         notes.append("Depth is judged where the recording has a reading between 0.1 and 80 m.")
     if "segmentation" in found:
         notes.append("The recording's labels are taken to be ids of the model's own classes.")
+    return notes + _warnings(session, frames, found, judged)
+
+
+def _warnings(session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: Judged) -> list[str]:
+    """What went otherwise than a reader would think; also said on the terminal."""
+    notes = list(session.notes)
+    if session.load_before is not None and session.load_before > 0.5 * machine.cores():
+        notes.append(
+            f"The machine was busy before the demo started (load {session.load_before:.1f} on {machine.cores()} "
+            "cores): times are worse than it can do."
+        )
     if judged.misregistered:
         notes.append(judged.misregistered)
     if judged.strange_labels:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
+from tqdm import tqdm
 
 from mila_ros.errors import UserError
 from mila_ros.worlds.frames import Frame, Intrinsics
@@ -56,6 +58,8 @@ class RenderedClips(World):
         self._one_at_a_time = Lock()
 
     def _rendered(self, number: int) -> RenderedClip:
+        # Takes seconds to minutes, in which whoever waits sees nothing else.
+        tqdm.write(f"rendering clip {number + 1} of {len(self._seeds)}", file=sys.stderr)
         world = RenderedWorld(height=_HEIGHT, width=_WIDTH)
         return world.clips(1, _FRAMES, seed=self._seeds[number])
 
