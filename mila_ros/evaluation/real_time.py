@@ -26,6 +26,7 @@ from mila_ros.evaluation.prefetch import prefetched
 from mila_ros.evaluation.tally import Tally
 from mila_ros.evaluation.timeline import percentile
 from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.pauses import with_all, without_long_pauses
 from mila_ros.runtime.pipeline import Pipeline
 from mila_ros.runtime.scene import FALL
 from mila_ros.runtime.slots import NewestSlots
@@ -139,6 +140,7 @@ class RealTimeRun:
         try:
             with open_bag() as bag:
                 self._focal, self._deserialize = self._focal_of(bag), bag.deserialize
+                without_long_pauses()
                 worker.start()
                 self._begun.wait(_LONGEST_START)
                 self._feed(bag, name)
@@ -151,6 +153,7 @@ class RealTimeRun:
                 worker.join()
             if self._pipeline is not None:
                 self._pipeline.close()
+            with_all()
         if self._failure is not None:
             raise UserError(f"{name} ended by an error: {type(self._failure).__name__}: {self._failure}")
         with open_bag() as bag:

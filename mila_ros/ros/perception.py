@@ -49,6 +49,7 @@ from mila_ros.runtime.controller import BudgetController, Decision, Limits
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.load import measure
 from mila_ros.runtime.meter import CameraCounts, Window, resident_mb
+from mila_ros.runtime.pauses import with_all, without_long_pauses
 from mila_ros.runtime.pipeline import KeyframeState, Pipeline
 
 REPORT_PERIOD = 1.0  # seconds of the steady clock
@@ -150,6 +151,7 @@ class Perception(LifecycleNode):
             for camera in settings.cameras
         }
         self._budget = self.create_lifecycle_publisher(ComputeBudget, "~/budget", OUTPUT_QOS)
+        without_long_pauses()
         self.get_logger().info(
             f"model {settings.model}: {', '.join(settings.tasks)} on {engine.device} in {engine.precision}, "
             f"ready after {time.monotonic() - begin:.1f} s"
@@ -228,7 +230,10 @@ class Perception(LifecycleNode):
         self._outputs = {}
         if self._budget is not None:
             self.destroy_lifecycle_publisher(self._budget)
-        self._budget = self._engine = None
+        if self._engine is not None:
+            self._engine = None
+            with_all()
+        self._budget = None
 
     def _apply(self, settings: Settings) -> None:
         """Hand changed parameters to what runs."""

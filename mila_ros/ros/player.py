@@ -31,6 +31,7 @@ from mila_ros.errors import UserError
 from mila_ros.ros.pacing import Pacer, Restamper, header_stamp, with_stamp
 from mila_ros.ros.sources import CameraNames, Source, is_image, open_source
 from mila_ros.ros.support import interruptible, message_class
+from mila_ros.runtime.pauses import without_long_pauses
 from mila_ros.worlds.bags import BagTruncated, RawMessage, stamp_of
 
 DELIVERY_S = 2.0  # how long the end waits for subscribers that are slow to take the last messages
@@ -271,6 +272,7 @@ def main(argv: list[str]) -> int:
             player.publish_clock(options.clock)
         if options.delay_until_subscribers:
             player.wait_for_subscribers(options.delay_until_subscribers, options.wait_timeout)
+        without_long_pauses()
         try:
             player.play(options.loop)
         finally:

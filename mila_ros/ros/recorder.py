@@ -26,6 +26,7 @@ from rclpy.utilities import remove_ros_args
 from mila_ros.errors import UserError
 from mila_ros.ros.pacing import header_stamp
 from mila_ros.ros.support import interruptible, message_class
+from mila_ros.runtime.pauses import without_long_pauses
 from mila_ros.worlds.bag_topics import CAMERA_INFO, IMAGE, IMAGE_TYPES
 from mila_ros.worlds.bag_writer import BagWriter
 
@@ -268,6 +269,7 @@ def main(argv: list[str]) -> int:
         )
         stack.callback(node.destroy_node)
         print(f"recording {perception} ({', '.join(options.cameras)}) into {options.out}", flush=True)
+        without_long_pauses()
         _spin(node, stopped, options.duration, options.until_idle)
     _write_arrivals(options.out / "arrivals.json", perception, node, storage, begin)
     for camera, arrivals in node.arrivals.items():
