@@ -13,6 +13,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.models import group_parameters
 from torch import Tensor, nn
 
@@ -71,7 +72,8 @@ class Backbone(nn.Module):
         return [self.net.get_parameter(name) for name in names]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        x = (image - self.mean) / self.std
+        # (image - mean) / std; as a convolution it takes a fifth of the time on a CPU.
+        x = F.conv2d(image, (1 / self.std).view(3, 1, 1, 1), (-self.mean / self.std).flatten(), groups=3)
         return self.net.forward_intermediates(x, indices=self.indices, stop_early=True, intermediates_only=True)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -189,9 +190,17 @@ def pad_to_stride(image: Tensor) -> Tensor:
     """Repeat the last row and column until both sides are multiples of 32."""
     height, width = image.shape[-2:]
     right, bottom = -width % STRIDE, -height % STRIDE
-    if right or bottom:
-        image = F.pad(image, (0, right, 0, bottom), mode="replicate")
-    return image
+    if not right and not bottom:
+        return image
+    if torch.is_grad_enabled() or image.device.type != "cpu":
+        return F.pad(image, (0, right, 0, bottom), mode="replicate")
+    # The same in a fifth of the time, where nothing is learned.
+    size = (*image.shape[:2], height + bottom, width + right)
+    padded = torch.empty(size, dtype=image.dtype, device=image.device, memory_format=torch.channels_last)
+    padded[..., :height, :width] = image
+    padded[..., :height, width:] = image[..., -1:]
+    padded[..., height:, :] = padded[..., height - 1 : height, :]
+    return padded
 
 
 def _full_size(raw: Tensor, features: Features, size: tuple[int, int]) -> tuple[int, int]:

@@ -240,7 +240,9 @@ class Engine:
             )
         begin = time.perf_counter()
         if size != original:
-            rgb = np.asarray(cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA), dtype=np.uint8)
+            # Down to half the size every pixel counts if it is interpolated, too, in an eighth of averaging's time.
+            how = cv2.INTER_LINEAR if 2 * size[0] >= original[0] else cv2.INTER_AREA
+            rgb = np.asarray(cv2.resize(rgb, size[::-1], interpolation=how), dtype=np.uint8)
         # A copy: the array may be a read-only view of a message, and the slow network may read it for longer.
         pixels = torch.tensor(rgb)
         ready = None
