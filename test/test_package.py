@@ -55,7 +55,7 @@ def test_pip_and_lock_want_the_same():
     project = pyproject()["project"]
     lines = [line for line in (ROOT / "requirements.in").read_text().splitlines() if line[:1].isalpha()]
     extras = project["optional-dependencies"]
-    assert names(lines) == names(project["dependencies"]) | names(extras["dev"]) | names(extras["export"])
+    assert names(lines) == names(project["dependencies"]) | {name for extra in extras.values() for name in names(extra)}
 
 
 def pyproject() -> dict:
@@ -83,7 +83,8 @@ PIP_NAMES = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow",
 def test_every_import_is_declared():
     declared = {node.text for node in manifest() if node.tag.endswith("depend")}
     project = pyproject()["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["export"]
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + extras["export"] + extras["ray"]
     pip = {re.split(r"[=<>\[ ]", line)[0].replace("-", "_") for line in lines}
     missing = set()
     for module in imported_modules():

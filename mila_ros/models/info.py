@@ -31,7 +31,12 @@ def main(argv: list[str]) -> int:
     print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {sum(parts.values()) / 1e6:.2f} M parameters")
     print(f"shipped models: {', '.join(builtin_models()) or 'none'}")
     print(f"tasks: {', '.join(config.tasks)}; {len(config.classes)} classes")
-    ways = [f"propagation: {config.propagation}", f"attention: {config.attention}", f"window: {config.window}"]
+    ways = [
+        f"propagation: {config.propagation}",
+        f"attention: {config.attention}",
+        f"window: {config.window}",
+        f"reach: {config.reach}",
+    ]
     ways += [f"frames: {config.frames}", f"keys: {config.keys}", f"warp: {str(config.warp).lower()}"]
     print(f"slow network: {config.slow_backbone}; cross_attention: {str(config.cross_attention).lower()}")
     print(f"from keyframes: {', '.join(ways)}")

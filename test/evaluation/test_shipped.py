@@ -8,6 +8,7 @@ from mila_ros.models.flops import count_flops
 from mila_ros.paths import clips_dir
 from mila_ros.worlds.bags import Bag
 from mila_ros.worlds.frames import Frame
+from mila_ros.worlds.labels import load_labels
 
 DISTANCE = 5
 """Frames between keyframe and the frame that is judged."""
@@ -46,8 +47,19 @@ def test_the_shipped_network_understands_the_shipped_clip() -> None:
 
 
 def test_checkpoints_are_small_and_save_arithmetic() -> None:
-    assert "indoor" in builtin_models()
+    assert set(builtin_models()) == {"driving", "indoor"}
     for name, path in builtin_models().items():
         assert path.stat().st_size < LARGEST, name
-    flops = count_flops(load_model("indoor"), 480, 640)
-    assert flops.saved(10) > 0.7
+        assert count_flops(load_model(name), 480, 640).saved(10) > 0.7
+
+
+def test_streets_have_one_task_and_their_own_classes() -> None:
+    model = load_model("driving")
+    assert model.config.tasks == ("segmentation",) and model.config.classes == load_labels("camvid").classes
+    sky, road = (model.config.classes.index(name) for name in ("sky", "road"))
+    picture = 0.3 + 0.05 * torch.randn(1, 3, 360, 480, generator=torch.Generator().manual_seed(0))  # asphalt
+    picture[:, :, :160] = torch.tensor([0.75, 0.8, 0.85]).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        for features in (model.features(picture), model.propagate(model.glance(picture), model.keyframe(picture))):
+            ids = model.answer(features, ("segmentation",), torch.tensor([500.0]), (90, 120))["segmentation"][0]
+            assert (ids[:20] == sky).float().mean() > 0.8 and (ids[70:] == road).float().mean() > 0.8
