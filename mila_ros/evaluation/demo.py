@@ -129,6 +129,7 @@ def _report(
     found = summary.build(frames, budgets, session.usage, judged.metrics, judged.frames, facts)
     if budgets:
         found |= {"device": budgets[-1].device, "precision": budgets[-1].precision, "mode": budgets[-1].mode}
+    warnings = _warnings(session, frames, found, judged)
     evidence = report.Evidence(
         title=f"{_title(given)}, through model {model.stem}, {time.strftime('%d %B %Y, %H:%M')}",
         summary=found,
@@ -142,12 +143,12 @@ def _report(
         settings=_settings(given, session, budgets, frames, judged, parameters),
         machine=facts["machine"] | _load(session),
         versions=facts["versions"],
-        notes=_notes(given, session, frames, found, judged),
+        notes=[*_notes(given, session, found, judged), *warnings],
     )
     (out / "report.html").write_text(report.render(evidence), encoding="utf-8")
     (out / "summary.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(session.recording.parent)
-    return found, _warnings(session, frames, found, judged)
+    return found, warnings
 
 
 def _title(given: DemoInput) -> str:
@@ -194,9 +195,7 @@ def _load(session: Session) -> dict[str, str]:
     return {"load before the start": f"{session.load_before:.1f} (programs that wanted to run, mean of a minute)"}
 
 
-def _notes(
-    given: DemoInput, session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: Judged
-) -> list[str]:
+def _notes(given: DemoInput, session: Session, found: dict[str, Any], judged: Judged) -> list[str]:
     """What a reader must know about the numbers."""
     notes = [
         "Latency runs from just before the picture is handed to DDS until the last of its outputs has arrived in "
@@ -214,7 +213,7 @@ def _notes(
         notes.append("Depth is judged where the recording has a reading between 0.1 and 80 m.")
     if "segmentation" in found:
         notes.append("The recording's labels are taken to be ids of the model's own classes.")
-    return notes + _warnings(session, frames, found, judged)
+    return notes
 
 
 def _warnings(session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: Judged) -> list[str]:

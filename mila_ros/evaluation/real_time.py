@@ -27,7 +27,7 @@ from mila_ros.evaluation.tally import Tally
 from mila_ros.evaluation.timeline import percentile
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.pauses import with_all, without_long_pauses
-from mila_ros.runtime.pipeline import Pipeline
+from mila_ros.runtime.pipeline import LONGEST_START, Pipeline
 from mila_ros.runtime.scene import FALL
 from mila_ros.runtime.slots import NewestSlots
 from mila_ros.worlds.bags import Bag, BagError, BagTruncated, RawMessage, stamp_of
@@ -38,9 +38,6 @@ MOST_JUDGED = 300
 _AHEAD = 30
 _PATIENCE = 5.0
 """Seconds to wait for the last answer."""
-
-
-_LONGEST_START = 60.0  # seconds; whatever hangs then will be seen to hang
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ class RealTimeRun:
                 self._focal, self._deserialize = self._focal_of(bag), bag.deserialize
                 without_long_pauses()
                 worker.start()
-                self._begun.wait(_LONGEST_START)
+                self._begun.wait(LONGEST_START)
                 self._feed(bag, name)
                 self._drain()
         except KeyboardInterrupt:

@@ -19,10 +19,8 @@ from mila_ros.ros.parameters import Settings
 from mila_ros.ros.topics_out import CameraOutputs
 from mila_ros.runtime.engine import Picture
 from mila_ros.runtime.meter import CameraCounts
-from mila_ros.runtime.pipeline import Pipeline
+from mila_ros.runtime.pipeline import LONGEST_START, Pipeline
 from mila_ros.runtime.slots import NewestSlots
-
-_LONGEST_START = 60.0  # seconds; whatever hangs then will be seen to hang
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Frames:
         self._begun = threading.Event()
         for thread in self._threads:
             thread.start()
-        self._begun.wait(_LONGEST_START)  # until it is warm: frames that came before would wait for it
+        self._begun.wait(LONGEST_START)  # until it is warm: frames that came before would wait for it
 
     def close(self) -> None:
         """Stop both threads; what waits is let go."""

@@ -56,7 +56,8 @@ class _Job:
     tasks: tuple[str, ...]
 
 
-_LONGEST_START = 60.0  # seconds; whatever hangs then will be seen to hang
+LONGEST_START = 60.0
+"""Seconds that are waited for a thread to warm up; whatever hangs then will be seen to hang."""
 _COUNTING = " counting"  # a place in the slots that no camera can have
 
 
@@ -108,7 +109,7 @@ class Pipeline:
         self._thread = threading.Thread(target=self._slow_loop, name="mila-slow", daemon=True)
         self._begun = threading.Event()
         self._thread.start()
-        self._begun.wait(_LONGEST_START)  # with its warm-up, which would be in the way of the first frames
+        self._begun.wait(LONGEST_START)  # with its warm-up, which would be in the way of the first frames
 
     @property
     def mode(self) -> str:
