@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+from pathlib import Path
 
 # Tests may choose another domain; none may meet a robot, or another run of the tests.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 101)))
+
+# What is compiled for tests is kept from one run to the next, but not among the user's.
+os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" / "kept")
 
 HAS_ROS = importlib.util.find_spec("rclpy") is not None
 collect_ignore = [] if HAS_ROS else ["ros"]

@@ -128,7 +128,8 @@ def _report(
     }
     found = summary.build(frames, budgets, session.usage, judged.metrics, judged.frames, facts)
     if budgets:
-        found |= {"device": budgets[-1].device, "precision": budgets[-1].precision, "mode": budgets[-1].mode}
+        last = budgets[-1]
+        found |= {"device": last.device, "precision": last.precision, "backend": last.backend, "mode": last.mode}
     warnings = _warnings(session, frames, found, judged)
     evidence = report.Evidence(
         title=f"{_title(given)}, through model {model.stem}, {time.strftime('%d %B %Y, %H:%M')}",
@@ -179,7 +180,7 @@ def _settings(
     if budgets:
         last = budgets[-1]
         found |= {
-            "device": f"{last.device}, {last.precision}",
+            "device": f"{last.device}, {last.precision}, {last.backend}",
             "mode": last.mode,
             "keyframe period": f"{last.keyframe_period:.3g} s",
             "keyframes": str(last.counts.get("keyframes", 0)),

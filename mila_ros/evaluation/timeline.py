@@ -107,6 +107,7 @@ class BudgetSample:
     stamp_ns: int
     device: str
     precision: str
+    backend: str
     mode: str
     model: str
     keyframe_period: float
@@ -135,6 +136,7 @@ def budget_sample(message: Any, camera: str) -> BudgetSample:
         stamp_ns=message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec,
         device=message.device,
         precision=message.precision,
+        backend=message.backend,
         mode=message.mode,
         model=message.model,
         keyframe_period=float(message.keyframe_period_s),

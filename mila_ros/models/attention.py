@@ -67,7 +67,10 @@ class LookUp(nn.Module):
         assert maps is not None
         described, coarse, detail = maps
         there = sample_at(coarse, shift)
-        joined = there + self.fuse(torch.cat([current, found, there], dim=1))
+        # Joined with channels last, as they lie in memory: a runtime that takes this literally reorders nothing.
+        laid = there.permute(0, 2, 3, 1)
+        known = torch.cat([current.permute(0, 2, 3, 1), found.permute(0, 2, 3, 1), laid], dim=-1).permute(0, 3, 1, 2)
+        joined = (laid + self.fuse(known).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         finer = resize(shift, detail.shape[-2:]) * (detail.shape[-1] / coarse.shape[-1])
         alike = _alike(current, described, shift) if match else None
         return Carried(joined, sample_at(detail, finer), alike)
@@ -79,7 +82,8 @@ def _alike(current: Tensor, described: Tensor, shift: Tensor) -> Tensor:
     Of every other row and column: a mean needs no more.
     """
     found = sample_at(described, shift[..., ::2, ::2], step=2)
-    return F.cosine_similarity(current[..., ::2, ::2].float(), found.float()).mean(dim=(1, 2))
+    own = current.permute(0, 2, 3, 1)[:, ::2, ::2]
+    return F.cosine_similarity(own.float(), found.permute(0, 2, 3, 1).float(), dim=-1).mean(dim=(1, 2))
 
 
 class AttentionPropagation(Propagation):

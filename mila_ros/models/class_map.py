@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
-
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -12,9 +12,6 @@ from mila_ros.models.layers import resize
 
 _ABOVE = 64.0
 """Added to scores, so that the greatest is positive, and bits are worth alike in all that come near it."""
-
-_STRIP = 16
-"""Rows that a CPU enlarges and judges at a time: of 39 classes and 320 columns they take 0.8 MB, which caches hold."""
 
 
 def best_class(scores: Tensor) -> Tensor:
@@ -26,8 +23,9 @@ def best_class(scores: Tensor) -> Tensor:
     """
     classes = scores.shape[1]
     ids = torch.arange(classes, dtype=torch.int32, device=scores.device).view(1, -1, 1, 1)
+    bits = (1 << (classes - 1).bit_length()) - 1
     keys = (scores.float() + _ABOVE).view(torch.int32)
-    return keys.bitwise_and_(~_id_bits(classes)).bitwise_or_(ids).amax(1).bitwise_and_(_id_bits(classes)).byte()
+    return keys.bitwise_and_(~bits).bitwise_or_(ids).amax(1).bitwise_and_(bits).byte()
 
 
 @torch.no_grad()
@@ -36,8 +34,10 @@ def class_map(
 ) -> tuple[Tensor, Tensor | None]:
     """The best class at every place, of scores that are enlarged first (bilinear).
 
-    On a CPU this goes in strips of rows: the enlarged scores are by far the largest thing that a frame makes, and to
-    pass them through memory once an operator takes longer than to compute them.
+    On a CPU this goes class by class: all enlarged scores together are by far the largest thing that a frame makes, and
+    to pass them through memory takes longer than to compute them. And it goes only through classes that are the best
+    somewhere before they are enlarged, which is less than half of them in most pictures. (A class that is second at all
+    four places around another can be first between them; in real pictures that was so in 2 of 100 000 places.)
 
     Args:
         scores: (B, K, h', w'), K at most 255.
@@ -51,47 +51,56 @@ def class_map(
     height, width = size
     if scores.device.type != "cpu":
         large = resize(scores.float(), full)[..., :height, :width]
-        return best_class(large), _probability(large, 1) if confidence else None
-    classes, rows = scores.shape[1:3]
-    wide = resize(scores.float(), (rows, full[1]))[..., :width]
-    lines = wide.permute(0, 2, 3, 1).reshape(-1, rows, width * classes)  # classes last
-    ids = torch.arange(classes, dtype=torch.int32).repeat(width)
-    bits = _id_bits(classes)
-    best = torch.empty(len(scores), height, width, dtype=torch.uint8)
-    sure = torch.empty(len(scores), height, width) if confidence else None
-    for b, picture in enumerate(lines):
-        for begin, end, first, last, weights in _strips(rows, full[0], height):
-            strip = weights @ picture[first:last]
-            if sure is not None:
-                sure[b, begin:end] = _probability(strip.view(-1, width, classes), 2)
-            # As in best_class, but over whole lines of memory: with the few classes innermost, loops would be short.
-            keys = strip.add_(_ABOVE).view(torch.int32).bitwise_and_(~bits).bitwise_or_(ids)
-            best[b, begin:end] = keys.view(-1, width, classes).amax(2).bitwise_and_(bits)
-    return best, sure
+        sure = (large.amax(1) - large.logsumexp(1)).exp() if confidence else None
+        return best_class(large), sure
+    scores = scores.float()
+    ids = np.zeros((len(scores), *size), np.uint8)
+    probabilities = np.zeros((len(scores), *size), np.float32) if confidence else None
+    room = np.empty(full, np.float32)  # for one class at a time, so that it stays in the cache
+    for b, picture in enumerate(scores.numpy()):
+        best = _best(picture, _somewhere_best(scores[b : b + 1]), room, ids[b])
+        if probabilities is not None:
+            _sum_of_odds(picture, best, room, probabilities[b])
+    if probabilities is None:
+        return torch.from_numpy(ids), None
+    return torch.from_numpy(ids), torch.from_numpy(np.reciprocal(probabilities, out=probabilities))
 
 
-def _id_bits(classes: int) -> int:
-    return (1 << (classes - 1).bit_length()) - 1
+def _somewhere_best(scores: Tensor) -> list[int]:
+    """Classes, ascending."""
+    found: list[int] = best_class(scores).flatten().bincount().nonzero().flatten().tolist()
+    return found
 
 
-def _probability(scores: Tensor, dim: int) -> Tensor:
-    return (scores.amax(dim) - scores.logsumexp(dim)).exp()
+def _best(
+    picture: npt.NDArray[np.float32], classes: list[int], room: npt.NDArray[np.float32], ids: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.float32]:
+    """Write the best class's id; returns its score."""
+    best = np.full(ids.shape, -np.inf, np.float32)
+    higher, mark = np.empty(ids.shape, bool), np.empty(ids.shape, np.uint8)
+    for k in classes:
+        score = _enlarged(picture[k], room, best.shape)
+        np.greater(score, best, out=higher)
+        np.maximum(best, score, out=best)
+        # Classes come in ascending order, so the greatest id that was ever the best is the last that was.
+        np.maximum(ids, np.multiply(higher.view(np.uint8), np.uint8(k), out=mark), out=ids)
+    return best
 
 
-@functools.lru_cache(maxsize=16)
-def _strips(rows: int, full: int, height: int) -> tuple[tuple[int, int, int, int, Tensor], ...]:
-    """How to enlarge columns of `rows` to `full`, of which the first `height` are wanted, strip by strip.
+def _sum_of_odds(
+    picture: npt.NDArray[np.float32],
+    best: npt.NDArray[np.float32],
+    room: npt.NDArray[np.float32],
+    total: npt.NDArray[np.float32],
+) -> None:
+    """Add up exp(score - best) over all classes: one over the best one's probability."""
+    for plane in picture:
+        score = _enlarged(plane, room, best.shape)
+        np.add(total, np.exp(np.subtract(score, best, out=score), out=score), out=total)
 
-    Each: the strip's first and last (exclusive) row, those of the rows that it is made of, and their weights.
-    """
-    with torch.inference_mode(False):  # kept for others, too, who may not take tensors of inference
-        return tuple(_made_strips(rows, full, height))
 
-
-def _made_strips(rows: int, full: int, height: int) -> Iterator[tuple[int, int, int, int, Tensor]]:
-    matrix = resize(torch.eye(rows).view(rows, 1, rows, 1), (full, 1)).view(rows, full).t().contiguous()
-    for begin in range(0, height, _STRIP):
-        end = min(height, begin + _STRIP)
-        used = matrix[begin:end].any(0).nonzero()
-        first, last = int(used[0]), int(used[-1]) + 1
-        yield begin, end, first, last, matrix[begin:end, first:last].contiguous()
+def _enlarged(
+    plane: npt.NDArray[np.float32], room: npt.NDArray[np.float32], size: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    cv2.resize(plane, room.shape[::-1], dst=room, interpolation=cv2.INTER_LINEAR)
+    return room[: size[0], : size[1]]

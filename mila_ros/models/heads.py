@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mila_ros.models.config import ModelConfig
@@ -108,4 +107,6 @@ def metric_depth(raw: Tensor, focal: Tensor, config: ModelConfig) -> Tensor:
 
 def unit_normals(raw: Tensor) -> Tensor:
     """Unit vectors from the normals head's answer: (B, 3, h, w) -> same."""
-    return F.normalize(raw.float(), dim=1, eps=1e-6)
+    raw = raw.float()
+    x, y, z = raw.unbind(1)  # on a CPU a sum along so short a dimension takes twice the time
+    return raw * (x * x + y * y + z * z).clamp(min=1e-12).rsqrt()[:, None]

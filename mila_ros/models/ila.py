@@ -48,10 +48,12 @@ class KeyTiles(NamedTuple):
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
     """Attention within each tile: (B, n, q, C), (B, n, k, C) twice, (1, n or 1, q, k) -> (B, n, q, C)."""
-    if queries.device.type == "cpu" and queries.dtype == torch.bfloat16 and not torch.is_grad_enabled():
-        # On a CPU the fused kernel takes twice the time of two plain products in bfloat16, since tiles are small.
-        scores = torch.matmul(queries * scale, keys.transpose(-1, -2)).float() + bias
-        return torch.matmul(scores.softmax(dim=-1).to(values.dtype), values)
+    half = queries.dtype == torch.bfloat16
+    if queries.device.type == "cpu" and (half or torch.compiler.is_exporting()) and not torch.is_grad_enabled():
+        # On a CPU the fused kernel takes twice the time of two plain products in bfloat16, since tiles are small; and
+        # it is the queries that are turned, since they are few.
+        scores = torch.matmul(keys, (queries * scale).transpose(-1, -2)).float() + bias.transpose(-1, -2)
+        return torch.matmul(scores.softmax(dim=-2).to(values.dtype).transpose(-1, -2), values)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=scale)
 
 
@@ -63,9 +65,12 @@ def grid(height: int, width: int, tile: int) -> tuple[int, int]:
 def tiled(x: Tensor, tile: int) -> Tensor:
     """(B, C, H, W) -> (B, n, tile * tile, C), zeros beyond the border."""
     rows, columns = grid(x.shape[-2], x.shape[-1], tile)
-    x = F.pad(x, (0, columns * tile - x.shape[-1], 0, rows * tile - x.shape[-2]))
+    right, bottom = columns * tile - x.shape[-1], rows * tile - x.shape[-2]
+    if right or bottom:  # even a padding by nothing is a copy
+        x = F.pad(x, (0, right, 0, bottom))
     b, c = x.shape[:2]
-    x = x.view(b, c, rows, tile, columns, tile).permute(0, 2, 4, 3, 5, 1)
+    # Channels last, a row of a tile is one piece of memory: all that is swapped are such pieces.
+    x = x.permute(0, 2, 3, 1).reshape(b * rows, tile, columns, tile * c).transpose(1, 2)
     return x.reshape(b, rows * columns, tile * tile, c)
 
 
@@ -73,8 +78,8 @@ def untiled(x: Tensor, tile: int, height: int, width: int) -> Tensor:
     """The reverse of `tiled`."""
     rows, columns = grid(height, width, tile)
     b, _, _, c = x.shape
-    x = x.view(b, rows, columns, tile, tile, c).permute(0, 5, 1, 3, 2, 4)
-    x = x.reshape(b, c, rows * tile, columns * tile)[:, :, :height, :width]
+    x = x.reshape(b * rows, columns, tile, tile * c).transpose(1, 2)
+    x = x.reshape(b, rows * tile, columns * tile, c)[:, :height, :width].permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 
 

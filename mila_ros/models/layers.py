@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +58,19 @@ def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     if x.shape[-2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def enlarged(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `resize`, for answers of a few channels: (B, C, H, W) float32, C at most 4 -> (B, C, *size).
+
+    On a CPU, where nothing is learned, by OpenCV: a tenth of PyTorch's time.
+    """
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return resize(x, size)
+    channels_last = x.permute(0, 2, 3, 1).contiguous().numpy()
+    pictures = [cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR) for picture in channels_last]
+    large = torch.stack([torch.from_numpy(picture).view(*size, -1) for picture in pictures])
+    return large.permute(0, 3, 1, 2)
 
 
 def sample_at(x: Tensor, shift: Tensor, step: int = 1) -> Tensor:

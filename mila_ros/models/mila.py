@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mila_ros.models.class_map import class_map
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.heads import Heads, metric_depth, unit_normals
-from mila_ros.models.layers import resize
+from mila_ros.models.layers import enlarged, resize
 from mila_ros.models.networks import FastNetwork, Features, SlowNetwork
 from mila_ros.models.propagation import Keyframe
 from mila_ros.models.propagations import make_propagation
@@ -125,7 +125,12 @@ class Mila(nn.Module):
             ValueError: a task that this model does not have.
         """
         raw = self._heads(features, tasks)
-        return {task: self._finished(task, value, features, focal, size) for task, value in raw.items()}
+        # float: half precision would show as steps in depth, and is slower to resize on a CPU.
+        large = {
+            task: resize(value.float(), _full_size(value, features, size))[..., : size[0], : size[1]]
+            for task, value in raw.items()
+        }
+        return {task: self._finished(task, value, features, focal) for task, value in large.items()}
 
     def _heads(self, features: Features, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Raw answers at stride 4."""
@@ -135,9 +140,7 @@ class Mila(nn.Module):
         heads = self.slow_heads if features.slow else self.fast_heads
         return heads({task: features.of(task) for task in tasks}, features.detail, features.details)
 
-    def _finished(self, task: str, raw: Tensor, features: Features, focal: Tensor, size: tuple[int, int]) -> Tensor:
-        # float: half precision would show as steps in depth, and is slower to resize on a CPU.
-        value = resize(raw.float(), _full_size(raw, features, size))[..., : size[0], : size[1]]
+    def _finished(self, task: str, value: Tensor, features: Features, focal: Tensor) -> Tensor:
         if task == "depth":
             return metric_depth(value, focal * features.zoom, self.config)
         return unit_normals(value) if task == "normals" else value
@@ -181,7 +184,8 @@ class Mila(nn.Module):
                 if sure is not None:
                     answers["confidence"] = sure
                 continue
-            value = self._finished(task, raw, features, focal, size)
+            value = enlarged(raw.float(), _full_size(raw, features, size))[..., : size[0], : size[1]]
+            value = self._finished(task, value, features, focal)
             answers[task] = (value[:, 0] if task == "depth" else value.permute(0, 2, 3, 1)).float().contiguous()
         return answers
 

@@ -44,7 +44,7 @@ class SearchedMaps(NamedTuple):
     values: Tensor
     """(B, h * w, C): values, then zeros."""
     looks: Tensor
-    """(B, n, k * k, C_qk): what half the resolution looks like around each tile, unit vectors or (outside) zeros."""
+    """(B, n, C_qk, k * k): what half the resolution looks like around each tile, unit vectors or (outside) zeros."""
     height: int
     """Of the feature map, in cells."""
     width: int
@@ -68,7 +68,7 @@ class SearchedAttention(LocalAttention):
         """Project a keyframe: (B, key_in, H, W), (B, value_in, H, W) -> SearchedMaps. Once a keyframe."""
         height, width = described.shape[-2:]
         keys, values = self.key(described), self.value(carried)
-        looks = halo(_halved(keys.detach()), self.tile // _STEP, self.reach // _STEP)
+        looks = halo(_halved(keys.detach()), self.tile // _STEP, self.reach // _STEP).transpose(-1, -2).contiguous()
         inside = self._bordered(torch.ones_like(keys[:, :1]))[..., 0]
         keys = self._bordered(keys)
         keys[..., self.query_channels] = (1 - inside) * _OUTSIDE
@@ -84,10 +84,12 @@ class SearchedAttention(LocalAttention):
         index = plan.first + (moved[..., 1:] * plan.across + moved[..., :1])
         keys, values = _gathered(memory.keys, index), _gathered(memory.values, index)
         if self.locate:
-            values[..., self.value_channels : self.value_channels + 2] = self._places(values)
+            at = self.value_channels
+            values.add_(F.pad(self._places(values), (at, values.shape[-1] - at - 2)))
         tiles = tiled(queries, self.tile)
+        # The channel behind a query's own listens to what keys say of lying outside.
+        tiles = torch.cat([tiles, tiles.new_ones(*tiles.shape[:-1], 1)], dim=-1)
         tiles = F.pad(tiles, (0, keys.shape[-1] - tiles.shape[-1]))
-        tiles[..., self.query_channels] = 1  # listens to what keys say of lying outside
         bias = self.position_bias.to(tiles.dtype)[plan.entry].masked_fill(plan.far, -torch.inf)[None, None]
         found = attend(tiles, keys, values, bias, self.query_channels**-0.5)
         carried, shift = self._split(found, height, width)
@@ -101,7 +103,7 @@ class SearchedAttention(LocalAttention):
         """Where each tile was, as a whole: (B, C_qk, H, W) -> (B, n, 2), columns and rows, in cells, int64."""
         plan = _plan(memory.height, memory.width, self.tile, self.window, self.reach, queries.device)
         own = tiled(_halved(queries), self.tile // _STEP)
-        scores = torch.matmul(own, memory.looks.transpose(-1, -2)).flatten(2)[:, :, plan.pairs].float().sum(dim=2)
+        scores = torch.matmul(own, memory.looks).flatten(2)[:, :, plan.pairs].float().sum(dim=2)
         scores = _heard(scores, plan.rows, plan.columns) * plan.share + plan.favour
         return plan.steps[scores.argmax(dim=2)] * _STEP
 
@@ -179,5 +181,5 @@ def _heard(scores: Tensor, rows: int, columns: int) -> Tensor:
     """(B, n, D): sums over each tile and its eight neighbours, its own thrice."""
     b, _, d = scores.shape
     x = scores.transpose(1, 2).reshape(b, d, rows, columns)
-    x = F.avg_pool2d(x, 3, 1, 1, divisor_override=1) + 2 * x
+    x = 9 * F.avg_pool2d(x, 3, 1, 1) + 2 * x
     return x.flatten(2).transpose(1, 2)

@@ -138,6 +138,7 @@ def budget_status(node: str, budget: ComputeBudget, deadline: float, degraded: b
     values: dict[str, Any] = {
         "device": budget.device,
         "precision": budget.precision,
+        "backend": budget.backend,
         "mode": budget.mode,
         "model": budget.model,
         "GFLOPs a frame": float(budget.gflops_per_frame),
@@ -227,6 +228,7 @@ def budget_message(
     message = ComputeBudget(
         device=str(engine.device),
         precision=engine.precision,
+        backend=engine.backend,
         mode=settings.mode,
         model=settings.model,
         window_s=window.seconds,

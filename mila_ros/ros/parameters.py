@@ -23,7 +23,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from mila_ros.errors import UserError
 from mila_ros.images import MAX_PIXELS
 from mila_ros.models.config import TASKS
-from mila_ros.runtime.devices import PRECISIONS
+from mila_ros.runtime.devices import BACKENDS, PRECISIONS
 from mila_ros.runtime.pipeline import MODES
 from mila_ros.runtime.scene import FALL
 
@@ -99,6 +99,13 @@ SETTINGS = (
         "auto",
         "Arithmetic of the networks; auto: bf16 where the hardware has it, else fp16 on a GPU, fp32 on a CPU.",
         choices=PRECISIONS,
+        fixed=True,
+    ),
+    Setting(
+        "backend",
+        "auto",
+        "What runs the networks: eager (PyTorch) or openvino; auto: openvino on an x86 CPU where it is installed.",
+        choices=BACKENDS,
         fixed=True,
     ),
     Setting(
@@ -222,6 +229,7 @@ class Settings:
     tasks: tuple[str, ...]
     device: str
     precision: str
+    backend: str
     threads_fast: int
     threads_slow: int
     threads_slow_niceness: int

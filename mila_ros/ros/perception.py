@@ -136,6 +136,8 @@ class Perception(LifecycleNode):
             threads=settings.threads_fast,
             slow_threads=settings.threads_slow,
             niceness=settings.threads_slow_niceness,
+            backend=settings.backend,
+            say=self.get_logger().info,
         )
         with engine.fast_thread():
             engine.warm_up(*_USUAL_SIZE)
@@ -153,8 +155,8 @@ class Perception(LifecycleNode):
         self._budget = self.create_lifecycle_publisher(ComputeBudget, "~/budget", OUTPUT_QOS)
         without_long_pauses()
         self.get_logger().info(
-            f"model {settings.model}: {', '.join(settings.tasks)} on {engine.device} in {engine.precision}, "
-            f"ready after {time.monotonic() - begin:.1f} s"
+            f"model {settings.model}: {', '.join(settings.tasks)} on {engine.device} in {engine.precision} "
+            f"({engine.backend}), ready after {time.monotonic() - begin:.1f} s"
         )
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -1,7 +1,9 @@
-"""Where and in which arithmetic a network runs, chosen by name and checked before anything is loaded."""
+"""Where, in which arithmetic and by what a network runs, chosen by name and checked before anything is loaded."""
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 import re
 
 import torch
@@ -9,6 +11,7 @@ import torch
 from mila_ros.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+BACKENDS = ("auto", "eager", "openvino")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -56,4 +59,22 @@ def pick_precision(name: str, device: torch.device) -> str:
         return "bf16" if fast_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UserError("precision fp16 needs a GPU; on the CPU use bf16, fp32 or auto")
+    return name
+
+
+def pick_backend(name: str, device: torch.device) -> str:
+    """eager (PyTorch) or openvino. auto: openvino on an x86 CPU where it is installed, else eager.
+
+    Raises:
+        UserError: the name is unknown, or it cannot be had here.
+    """
+    if name not in BACKENDS:
+        raise UserError(f'unknown backend "{name}"; use {", ".join(BACKENDS)}')
+    there = importlib.util.find_spec("openvino") is not None
+    if name == "auto":
+        return "openvino" if there and device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") else "eager"
+    if name == "openvino" and device.type != "cpu":
+        raise UserError(f"backend openvino is for the CPU, not for {device}; use eager or auto")
+    if name == "openvino" and not there:
+        raise UserError("backend openvino is not installed: pip install openvino; or use eager")
     return name

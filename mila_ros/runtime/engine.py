@@ -16,14 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mila_ros.errors import UserError
 from mila_ros.models.flops import Flops, count_flops
 from mila_ros.models.fuse import fuse_for_inference
-from mila_ros.runtime.devices import DTYPES, pick_device, pick_precision
+from mila_ros.models.mila import STRIDE
+from mila_ros.runtime.devices import DTYPES, pick_backend, pick_device, pick_precision
+from mila_ros.runtime.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mila_ros.models.mila import Memory, Mila
+    from mila_ros.runtime.openvino_backend import OpenVinoBackend
 
 # The smallest picture that the networks' pyramids can hold.
 SMALLEST_SIDE = 32
@@ -58,35 +62,6 @@ class Answer:
         return {task: values for task, values in found.items() if values is not None}
 
 
-class _Stopwatch:
-    """Times consecutive stages: wall time on the CPU, the stream's own time on a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._names: list[str] = []
-        self._marks: list[Any] = [self._mark()]
-
-    def _mark(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def lap(self, stage: str) -> None:
-        self._names.append(stage)
-        self._marks.append(self._mark())
-
-    def read(self) -> dict[str, float]:
-        """Stage -> ms. On a GPU the stream must have been waited for."""
-        pairs = zip(self._marks, self._marks[1:], strict=False)
-        if self._cuda:
-            laps = [begin.elapsed_time(end) for begin, end in pairs]
-        else:
-            laps = [(end - begin) * 1e3 for begin, end in pairs]
-        return dict(zip(self._names, laps, strict=True))
-
-
 class Engine:
     """Runs one model on one device in one precision.
 
@@ -105,9 +80,11 @@ class Engine:
             is best by far: two that share a core with the slow network wait for it at every operator.
         slow_threads: CPU threads of the slow network in its own thread; 0: half the cores, at least one.
         niceness: how far the slow network's thread gives way on the CPU (0: not, 19: to everything).
+        backend: eager (PyTorch), openvino, or auto (devices.py).
+        say: takes a sentence about what takes long, or goes another way than was asked for.
 
     Raises:
-        UserError: the device does not exist, or cannot compute in this precision.
+        UserError: the device does not exist, or cannot compute in this precision, or has no such backend.
     """
 
     def __init__(
@@ -120,9 +97,19 @@ class Engine:
         threads: int = 0,
         slow_threads: int = 0,
         niceness: int = 5,
+        backend: str = "eager",
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.precision = pick_precision(precision, self.device)
+        self.backend = pick_backend(backend, self.device)
+        self._insists = backend == self.backend
+        self._say = say or (lambda _: None)
+        self._compiled: OpenVinoBackend | None = None
+        if self.backend == "openvino":
+            from mila_ros.runtime.openvino_backend import OpenVinoBackend
+
+            self._compiled = OpenVinoBackend(model, self.precision, self._say)
         self.output_scale = output_scale
         self.max_pixels = max_pixels
         self.tasks: tuple[str, ...] = model.config.tasks
@@ -136,6 +123,7 @@ class Engine:
         self._dtype = DTYPES[self.precision]
         fused = fuse_for_inference(model.eval()).to(device=self.device, dtype=self._dtype)
         self.model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._running = self.model if self._compiled is None else self._compiled.over(self.model)
         self._fast_stream: Any = None
         self._slow_stream: Any = None
         self._upload_stream: Any = None
@@ -180,8 +168,12 @@ class Engine:
         torch.get_num_threads()  # this thread's lazy set-up, which would later overwrite the next line
         torch.set_num_threads(threads)  # OpenMP keeps this a calling thread
         cv2.setNumThreads(1)  # its pool would take the other network's cores to shrink a picture
-        with torch.inference_mode():
-            yield
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            if self._compiled is not None:
+                self._compiled.release()
 
     @contextmanager
     def all_threads(self) -> Iterator[None]:
@@ -263,7 +255,7 @@ class Engine:
         begin = time.perf_counter()
         self._await(picture)
         with self.all_threads() if alone else nullcontext():
-            memory = self.model.keyframe(picture.tensor, before)
+            memory = self._running.keyframe(picture.tensor, before)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
         return memory, (time.perf_counter() - begin) * 1e3
@@ -297,11 +289,11 @@ class Engine:
             match: also tell how alike frame and keyframe look, where the network can.
         """
         self._await(picture)
-        watch = _Stopwatch(self.device)
-        features = self.model.glance(picture.tensor)
+        watch = Stopwatch(self.device)
+        features = self._running.glance(picture.tensor)
         watch.lap("fast")
         if memory is not None:
-            features = self.model.propagate(features, memory, tasks, match=match)
+            features = self._running.propagate(features, memory, tasks, match=match)
             watch.lap("ila")
         return self._heads(features, picture, tasks, focal, confidence, output_size, watch)
 
@@ -315,7 +307,7 @@ class Engine:
         output_size: tuple[int, int] | None = None,
     ) -> Answer:
         """Answer the keyframe itself, from the slow network's features. Arguments as for `answer`."""
-        watch = _Stopwatch(self.device)
+        watch = Stopwatch(self.device)
         return self._heads(memory.features, picture, tasks, focal, confidence, output_size, watch)
 
     def answer_slow(self, picture: Picture, tasks: Sequence[str], focal: float) -> Answer:
@@ -325,8 +317,8 @@ class Engine:
         """
         self._await(picture)
         with self.all_threads():
-            watch = _Stopwatch(self.device)
-            features = self.model.features(picture.tensor)
+            watch = Stopwatch(self.device)
+            features = self._running.features(picture.tensor)
             watch.lap("slow")
             return self._heads(features, picture, tasks, focal, False, None, watch)
 
@@ -338,12 +330,12 @@ class Engine:
         focal: float,
         confidence: bool,
         output_size: tuple[int, int] | None,
-        watch: _Stopwatch,
+        watch: Stopwatch,
     ) -> Answer:
         size = output_size or self.output_size(*picture.original)
         seen_focal = focal * picture.size[1] / picture.original[1]
         focals = torch.full((1,), seen_focal, dtype=torch.float32, device=self.device)
-        raw = self.model.answer(features, tuple(tasks), focals, size, confidence=confidence)
+        raw = self._running.answer(features, tuple(tasks), focals, size, confidence=confidence)
         watch.lap("heads")
         arrays = {name: tensor[0].cpu().numpy() for name, tensor in raw.items()}
         watch.lap("download")
@@ -376,9 +368,26 @@ class Engine:
         """Run everything once, so that the first frame does not pay for what is set up on first use.
 
         Much of that is set up for each thread: whoever calls `keyframe` or `answer` from another one calls this, too.
+
+        Raises:
+            UserError: the backend that was asked for cannot take this network.
         """
+        self._compile(height, width)
         picture = self.upload(np.zeros((height, width, 3), np.uint8))
         memory, _ = self.keyframe(picture)
         self.answer_keyframe(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks)
         self.answer(picture, None, self.tasks, 500.0)
         self.answer(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks, match=True)
+
+    def _compile(self, height: int, width: int) -> None:
+        """Have graphs for pictures of this size, where the backend wants them."""
+        if self._compiled is None:
+            return
+        h, w = self.model.working_size(*self.seen_size(height, width))
+        try:
+            self._compiled.prepare(h + -h % STRIDE, w + -w % STRIDE)
+        except UserError as error:
+            if self._insists:
+                raise
+            self._say(f"{error}; PyTorch answers instead")
+            self.backend, self._compiled, self._running = "eager", None, self.model

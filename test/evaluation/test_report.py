@@ -42,6 +42,7 @@ def _budgets():
             stamp_ns=WALL + (i + 1) * S,
             device="cpu",
             precision="bf16",
+            backend="openvino",
             mode="asynchronous",
             model="m",
             keyframe_period=0.333,

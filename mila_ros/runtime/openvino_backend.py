@@ -1,0 +1,284 @@
+"""A network's parts run by OpenVINO, on a CPU: the same answers in about half of PyTorch's time.
+
+What it gains are not the products, which both leave to oneDNN, but everything around them: activations and additions
+run inside convolutions, a part is one call instead of a hundred, and Python (with its lock, for which other threads
+wait) has no share in it.
+
+Parts are taken over where their graph for this size of picture is there (openvino_graphs.py). Where it is not, and
+where something cannot leave PyTorch (parts.py says what), PyTorch answers; graphs for another size than the one that
+was prepared are made beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mila_ros.errors import UserError
+from mila_ros.models.heads import Heads
+from mila_ros.models.mila import Mila
+from mila_ros.models.propagation import Carried, Keyframe, Propagation
+from mila_ros.runtime.openvino_graphs import GraphCache, import_openvino
+from mila_ros.runtime.parts import (
+    FAST,
+    FAST_HEADS,
+    PROPAGATION,
+    SLOW,
+    SLOW_HEADS,
+    can_leave,
+    first,
+    last,
+    looked_up,
+    propagation_inputs,
+)
+
+_Size = tuple[int, int]
+_COARSE, _FINE = 8, 4
+"""Strides of coarse and of detail maps."""
+_MAPS = ("coarse", "carried", "detail")
+"""What names of outputs that go into another part begin with; others leave the network, in single precision."""
+
+
+class OpenVinoBackend:
+    """The parts of one network. Safe for several threads: each that runs a part has it compiled for itself.
+
+    Args:
+        model: as it was loaded (not fused), in evaluation mode.
+        precision: fp32 or bf16.
+        say: takes a sentence when graphs have to be made, and when they cannot be.
+        cache: folder of graphs; None: the user's (openvino_graphs.py).
+    """
+
+    def __init__(
+        self,
+        model: Mila,
+        precision: str,
+        say: Callable[[str], None] | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self._openvino = import_openvino()
+        self._core = self._openvino.Core()
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self._say = say or (lambda _: None)
+        self._cache = GraphCache(model, cache)
+        self._graphs: dict[_Size, Mapping[str, Path]] = {}
+        """By size; empty where they cannot be made."""
+        self._making: set[_Size] = set()
+        self._lock = threading.Lock()
+        self._own = threading.local()
+
+    def over(self, model: Mila) -> Mila:
+        """The same network, its parts run here wherever they can be; the given one stays as it is."""
+        running = copy.copy(model)
+        groups = looked_up(model.propagation, model.config.tasks)
+        slow = dict.fromkeys(model.config.tasks, "all")
+        parts: dict[str, nn.Module] = {
+            "fast": _Network(self, FAST, model.fast),
+            "slow": _Network(self, SLOW, model.slow),
+            "fast_heads": _Heads(self, FAST_HEADS, model.fast_heads, groups),
+            "slow_heads": _Heads(self, SLOW_HEADS, model.slow_heads, slow),
+        }
+        if can_leave(model.propagation):
+            parts["propagation"] = _Propagation(self, model.propagation)
+        running._modules = {**model._modules, **parts}
+        return running
+
+    def prepare(self, height: int, width: int) -> None:
+        """Make the graphs for pictures of this size (padded) if they are not there yet; takes some ten seconds then.
+
+        Raises:
+            UserError: they cannot be made. PyTorch answers, then.
+        """
+        size = (height, width)
+        if self._graphs.get(size):
+            return
+        found: Mapping[str, Path] = {}
+        try:
+            known = self._cache.find(height, width)
+            if known is None:
+                self._say(
+                    f"compiling the network for pictures of {width}x{height}: once, some ten seconds "
+                    f"(kept in {self._cache.folder})"
+                )
+            found = known or self._cache.make(height, width)
+        finally:
+            self._graphs[size] = found
+
+    def release(self) -> None:
+        """Let go of what was compiled for the calling thread."""
+        self._own.requests = {}
+
+    def run(self, part: str, size: _Size, given: Mapping[str, Tensor], wanted: Sequence[str]) -> list[Tensor] | None:
+        """Run a part.
+
+        Args:
+            size: (h, w) of the padded picture.
+            given: what its graph takes, by name, as there (parts.py).
+            wanted: which of its outputs.
+
+        Returns:
+            them, or None where there is no graph, or more than one picture.
+        """
+        graphs = self._graphs.get(size)
+        if graphs is None:
+            self._prepare_beside(size)
+            return None
+        if part not in graphs or len(next(iter(given.values()))) != 1:
+            return None
+        requests: dict[Any, _Request] = getattr(self._own, "requests", {})
+        key = (part, size, tuple(wanted), torch.get_num_threads())
+        if key not in requests:
+            requests[key] = _Request(self._openvino, self._core, graphs[part], wanted, self._dtype)
+            self._own.requests = requests
+        return requests[key](given)
+
+    def _prepare_beside(self, size: _Size) -> None:
+        with self._lock:
+            if size in self._making:
+                return
+            self._making.add(size)
+
+        def work() -> None:
+            try:
+                self.prepare(*size)
+            except UserError as error:
+                self._say(f"{error}; PyTorch answers instead")
+
+        threading.Thread(target=work, name="mila-compile", daemon=True).start()
+
+
+class _Request:
+    """One part, compiled for one thread and for the outputs that are wanted."""
+
+    def __init__(self, openvino: Any, core: Any, path: Path, wanted: Sequence[str], dtype: torch.dtype) -> None:
+        self._openvino, self._dtype = openvino, dtype
+        whole = core.read_model(path)
+        results = [whole.output(name).get_node() for name in wanted]
+        graph = openvino.Model(results, whole.get_parameters(), path.stem)
+        maps = {torch.float32: openvino.Type.f32, torch.bfloat16: openvino.Type.bf16}[dtype]
+        steps = openvino.preprocess.PrePostProcessor(graph)
+        for port in graph.inputs:
+            steps.input(port.get_any_name()).tensor().set_element_type(maps)
+        self._types: list[torch.dtype] = []
+        for i, name in enumerate(wanted):
+            between = name.startswith(_MAPS)
+            self._types.append(dtype if between else torch.float32)
+            steps.output(i).tensor().set_element_type(maps if between else openvino.Type.f32)
+        compiled = core.compile_model(
+            steps.build(),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "NUM_STREAMS": 1,
+                "PERFORMANCE_HINT": "LATENCY",
+                "ENABLE_CPU_PINNING": False,  # which core is for the system to say: another network runs beside it
+            },
+        )
+        self._shapes = [list(port.get_shape()) for port in compiled.outputs]
+        self._inputs = {name: i for i, port in enumerate(compiled.inputs) for name in port.get_names()}
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        kept = []  # what the request reads lives until it is done
+        for name, value in given.items():
+            kept.append(value.to(self._dtype).contiguous())
+            self._request.set_input_tensor(self._inputs[name], self._shared(kept[-1]))
+        found = [torch.empty(shape, dtype=kind) for shape, kind in zip(self._shapes, self._types, strict=True)]
+        for i, value in enumerate(found):
+            self._request.set_output_tensor(i, self._shared(value))
+        self._request.infer()
+        return found
+
+    def _shared(self, x: Tensor) -> Any:
+        """OpenVINO's view of a contiguous tensor's memory; NumPy, which lies between them, knows no bfloat16."""
+        if x.dtype == torch.bfloat16:
+            bits = x.view(torch.int16).numpy().view(np.uint16)
+            return self._openvino.Tensor(bits, self._openvino.Shape(list(x.shape)), self._openvino.Type.bf16)
+        return self._openvino.Tensor(x.numpy(), shared_memory=True)
+
+
+class _Network(nn.Module):
+    """In place of the slow or the fast network."""
+
+    def __init__(self, backend: OpenVinoBackend, part: str, eager: Any) -> None:
+        super().__init__()
+        self._backend, self._part = backend, part
+        self.eager = eager
+        self.detail_channels: int = eager.detail_channels
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        size = (image.shape[-2], image.shape[-1])
+        found = self._backend.run(self._part, size, {"image": last(image)}, ("coarse", "detail"))
+        if found is None:
+            coarse, detail = self.eager(image)
+            return coarse, detail
+        return first(found[0]), first(found[1])
+
+
+class _Propagation(Propagation):
+    """In place of local attention; a keyframe is still prepared by PyTorch."""
+
+    def __init__(self, backend: OpenVinoBackend, eager: Propagation) -> None:
+        super().__init__()
+        self._backend = backend
+        self.eager = eager
+
+    def look_ups(self) -> Mapping[str, Any]:
+        return self.eager.look_ups()
+
+    def remember(self, keyframe: Keyframe, before: Any = None) -> Any:
+        remembered = self.eager.remember(keyframe, before)
+        if remembered.maps is None:
+            return remembered
+        return remembered._replace(maps=Keyframe(*(x.contiguous() for x in remembered.maps)))  # as the graph takes them
+
+    def forward(self, current: Tensor, memory: Any, tasks: Sequence[str], match: bool = False) -> dict[str, Carried]:
+        size = (current.shape[-2] * _COARSE, current.shape[-1] * _COARSE)
+        warped = memory.maps is not None
+        names = looked_up(self.eager, tasks)
+        groups = list(dict.fromkeys(names.values()))
+        kinds = ("coarse", "carried") if warped else ("coarse",)
+        wanted = [f"{kind}_{name}" for name in groups for kind in kinds] + (["match"] if match and warped else [])
+        given = {"current": last(current), **propagation_inputs(memory)}
+        found = self._backend.run(PROPAGATION, size, given, wanted)
+        if found is None:
+            return self.eager(current, memory, tasks, match)
+        by_name = dict(zip(wanted, found, strict=True))
+        alike = by_name.get("match")
+        brought: dict[str, Carried] = {}
+        for name in groups:
+            detail = first(by_name[f"carried_{name}"]) if warped else None
+            brought[name] = Carried(first(by_name[f"coarse_{name}"]), detail, alike if name == groups[0] else None)
+        return {task: brought[names[task]] for task in tasks}
+
+
+class _Heads(nn.Module):
+    """In place of a network's heads."""
+
+    def __init__(self, backend: OpenVinoBackend, part: str, eager: Heads, groups: Mapping[str, str]) -> None:
+        super().__init__()
+        self._backend, self._part, self._groups = backend, part, groups
+        self.eager = eager
+
+    def forward(
+        self, coarse: Mapping[str, Tensor], detail: Tensor, carried: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        found = None
+        if carried is not None or not self.eager.carried_in:
+            given = {"detail": last(detail)} | {f"coarse_{self._groups[t]}": last(x) for t, x in coarse.items()}
+            if carried is not None:
+                given |= {f"carried_{self._groups[t]}": last(carried[t]) for t in coarse}
+            size = (detail.shape[-2] * _FINE, detail.shape[-1] * _FINE)
+            found = self._backend.run(self._part, size, given, tuple(coarse))
+        if found is None:
+            answers: dict[str, Tensor] = self.eager(coarse, detail, carried)
+            return answers
+        return {task: first(value) for task, value in zip(coarse, found, strict=True)}

@@ -1,0 +1,181 @@
+"""Graphs for OpenVINO: made from a network once for a size of picture, and kept on disk.
+
+    ~/.cache/mila_ros/openvino/KEY/weights.safetensors     the network they are made from
+    ~/.cache/mila_ros/openvino/KEY/352x448/fast.xml, .bin  a graph a part (parts.py)
+    ~/.cache/mila_ros/openvino/KEY/352x448/made.json       checksums, written last
+
+KEY stands for the weights, the configuration, the code that reads them, and the versions of PyTorch and OpenVINO: where
+one of them changes, graphs are made anew; and so they are where a file is damaged. Graphs are made by a program of its
+own (`python -m mila_ros.runtime.openvino_graphs`): what it takes to trace a network, some hundred megabytes and ten
+seconds of Python, is not for a node that answers frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mila_ros.errors import UserError
+from mila_ros.models.checkpoint import load_model, save_model
+from mila_ros.models.fuse import fuse_for_inference
+from mila_ros.models.mila import Mila
+from mila_ros.paths import PACKAGE
+from mila_ros.runtime.parts import graphs
+
+_LONGEST = 600.0
+"""Seconds that making graphs may take; it takes ten to thirty."""
+_SOURCES = ("models", "runtime")
+
+
+def import_openvino() -> Any:
+    """OpenVINO's Python package.
+
+    Importing it would report to its makers that it was imported. A robot reports nothing: without the package that does
+    so, OpenVINO goes on by itself.
+    """
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino
+
+    return openvino
+
+
+def cache_dir() -> Path:
+    """Where graphs are kept: $XDG_CACHE_HOME or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "mila_ros" / "openvino"
+
+
+class GraphCache:
+    """The graphs of one network.
+
+    Args:
+        model: as it was loaded (not fused).
+        folder: where graphs of all networks are kept; None: `cache_dir`. Where it cannot be written, they are made in a
+            folder that goes with the process.
+    """
+
+    def __init__(self, model: Mila, folder: Path | None = None) -> None:
+        self._key = _key(model)
+        base = cache_dir() if folder is None else folder
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.folder = base / self._key
+        try:
+            self._save(model)
+        except OSError:
+            self._temporary = tempfile.TemporaryDirectory(prefix="mila_ros-")
+            self.folder = Path(self._temporary.name) / self._key
+            self._save(model)
+
+    def _save(self, model: Mila) -> None:
+        self._weights = self.folder / "weights.safetensors"
+        if not self._weights.is_file():
+            save_model(model, self._weights)
+
+    def find(self, height: int, width: int) -> dict[str, Path] | None:
+        """The graphs for pictures of this size (padded), if they are there and whole."""
+        folder = self.folder / f"{height}x{width}"
+        try:
+            made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+            if any(_checksum(folder / name) != right for name, right in made["sha256"].items()):
+                return None
+            return {part: folder / f"{part}.xml" for part in made["parts"]}
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def make(self, height: int, width: int) -> dict[str, Path]:
+        """As `find`; what is not there is made, which takes some ten seconds.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        found = self.find(height, width)
+        if found is not None:
+            return found
+        command = [sys.executable, "-m", __name__, str(self._weights), str(self.folder), str(height), str(width)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise UserError(f"the network cannot be compiled for OpenVINO: {error}") from error
+        found = self.find(height, width)
+        if done.returncode or found is None:
+            why = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+            raise UserError(f"the network cannot be compiled for OpenVINO: {why}")
+        return found
+
+
+def _key(model: Mila) -> str:
+    digest = hashlib.sha256()
+    digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for folder in _SOURCES:
+        for source in sorted((PACKAGE / folder).glob("*.py")):
+            digest.update(source.read_bytes())
+    for package in ("torch", "timm", "openvino"):
+        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_graphs(model: Mila, folder: Path, height: int, width: int) -> None:
+    """Make all graphs of a network for one size, in `folder`/HxW.
+
+    Args:
+        model: in evaluation mode, on the CPU; it is changed (normalisation is folded in).
+    """
+    openvino = import_openvino()
+    final = folder / f"{height}x{width}"
+    work = Path(tempfile.mkdtemp(prefix=f"{final.name}.", dir=folder))
+    try:
+        parts = graphs(fuse_for_inference(model.float().eval()), height, width)
+        for name, graph in parts.items():
+            program = _converted(openvino, graph.module, tuple(graph.inputs.values()))
+            for port, given in zip(program.inputs, graph.inputs, strict=True):
+                port.get_tensor().set_names({given})
+            for port, answer in zip(program.outputs, graph.outputs, strict=True):
+                port.get_tensor().set_names({answer})
+            openvino.save_model(program, work / f"{name}.xml", compress_to_fp16=False)
+        made = {"parts": list(parts), "sha256": {file.name: _checksum(file) for file in sorted(work.iterdir())}}
+        (work / "made.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+        if final.exists():  # damaged, or another process was quicker
+            shutil.rmtree(final, ignore_errors=True)
+        work.rename(final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _converted(openvino: Any, module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> Any:
+    """What `openvino.convert_model` does, without its report."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+
+    with torch.no_grad():
+        program = torch.export.export(module.eval(), given, strict=False)
+    manager = FrontEndManager()
+    frontend = manager.load_by_framework("pytorch")
+    decoder = TorchFXPythonDecoder.from_exported_program(program)  # has to outlive what is made from it
+    converted = frontend.convert(frontend.load(decoder))
+    for port, example in zip(converted.inputs, given, strict=True):
+        port.get_node().set_partial_shape(openvino.PartialShape(list(example.shape)))
+    converted.validate_nodes_and_infer_types()
+    return converted
+
+
+if __name__ == "__main__":
+    _weights, _folder, _height, _width = sys.argv[1:]
+    write_graphs(load_model(_weights), Path(_folder), int(_height), int(_width))
