@@ -10,7 +10,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mila_ros.runtime.engine import Answer, Engine
+from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.passing import Answer
 from mila_ros.runtime.pipeline import Pipeline
 
 CAMERA = "bench"

@@ -26,7 +26,8 @@ from mila_ros.evaluation.ground_truth import GroundTruth, as_tensors
 from mila_ros.evaluation.prefetch import prefetched
 from mila_ros.evaluation.tally import Tally
 from mila_ros.models.mila import Memory
-from mila_ros.runtime.engine import Answer, Engine, Picture
+from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.passing import Answer, Picture
 from mila_ros.worlds.bags import Bag, BagTruncated
 from mila_ros.worlds.frames import IGNORE, Frame
 

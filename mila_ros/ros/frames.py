@@ -17,10 +17,10 @@ from mila_ros.images import ImageError, decode_color, remarks
 from mila_ros.ros.cameras_in import Calibration, CameraInput, Frame, calibrate
 from mila_ros.ros.parameters import Settings
 from mila_ros.ros.topics_out import CameraOutputs
-from mila_ros.runtime.engine import Picture
 from mila_ros.runtime.meter import CameraCounts
-from mila_ros.runtime.pipeline import LONGEST_START, Pipeline
-from mila_ros.runtime.slots import NewestSlots
+from mila_ros.runtime.passing import Picture
+from mila_ros.runtime.pipeline import LONGEST_START, Pipeline, Seen
+from mila_ros.runtime.slots import Handover, NewestSlots
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class _Decoded:
     frame: Frame
     rgb: npt.NDArray[np.uint8]
     picture: Picture
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A frame that the networks have looked at."""
+
+    waiting: _Decoded
+    calibration: Calibration
+    seen: Seen
 
 
 @dataclass
@@ -46,8 +55,10 @@ class Noted:
 
 
 class Frames:
-    """Two threads between the cameras and the topics: one decodes, one computes and publishes. There when the latter
-    is warm (`Pipeline.fast_thread`).
+    """Threads between the cameras and the topics: one decodes, one looks at frames, one tells of them and publishes.
+    There when these are warm (`Pipeline.fast_thread`).
+
+    The last two are one thread where they would only wait for each other (`Engine.overlaps`).
 
     Args:
         pipeline: the runtime; closed by its owner, after this.
@@ -75,19 +86,23 @@ class Frames:
         self.noted = {camera: Noted() for camera in outputs}
         self._slots: NewestSlots[Frame] = NewestSlots(outputs)
         self._decoded: NewestSlots[_Decoded] = NewestSlots(outputs)
-        self._threads = [
-            threading.Thread(target=self._decode, name="mila-decode", daemon=True),
-            threading.Thread(target=self._work, name="mila-answer", daemon=True),
-        ]
-        self._begun = threading.Event()
+        self._looked: Handover[tuple[str, _Looked]] | None = Handover() if pipeline.engine.overlaps else None
+        works: dict[str, Callable[[], None]] = {"mila-decode": self._decode, "mila-look": self._look}
+        if self._looked is not None:
+            works["mila-tell"] = self._tell
+        self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works.items()]
+        self._warm = threading.Semaphore(0)
         for thread in self._threads:
             thread.start()
-        self._begun.wait(LONGEST_START)  # until it is warm: frames that came before would wait for it
+        for _ in self._threads[1:]:  # until they are warm: frames that came before would wait for it
+            self._warm.acquire(timeout=LONGEST_START)
 
     def close(self) -> None:
-        """Stop both threads; what waits is let go."""
+        """Stop all threads; what waits is let go."""
         self._slots.close()
         self._decoded.close()
+        if self._looked is not None:
+            self._looked.close()
         for thread in self._threads:
             thread.join()
 
@@ -119,17 +134,42 @@ class Frames:
                     if self._decoded.put(camera, _Decoded(frame, rgb, picture)) is not None:
                         self._pipeline.meter.count(camera, "dropped")
 
-    def _work(self) -> None:
+    def _look(self) -> None:
         """A thread: newest picture of each camera, one after the other."""
+        alone = self._looked is None
+        with self._ready(("look", "tell") if alone else ("look",)):
+            while (taken := self._decoded.take()) is not None:
+                camera, waiting = taken
+                with self._guarded(camera):
+                    looked = self._looked_at(camera, waiting)
+                    if looked is None:
+                        continue
+                    if self._looked is None:
+                        self._answer(camera, looked)
+                    elif not self._looked.give((camera, looked)):
+                        return
+
+    def _tell(self) -> None:
+        """A thread: what was looked at, in its order."""
+        assert self._looked is not None
+        with self._ready(("tell",)):
+            while (taken := self._looked.take()) is not None:
+                camera, looked = taken
+                with self._guarded(camera):
+                    self._answer(camera, looked)
+
+    @contextmanager
+    def _ready(self, parts: tuple[str, ...]) -> Iterator[None]:
+        """For a thread that has these parts in the fast path."""
+        begun = False
         try:
-            with self._pipeline.fast_thread():
-                self._begun.set()
-                while (taken := self._decoded.take()) is not None:
-                    camera, waiting = taken
-                    with self._guarded(camera):
-                        self._answer(camera, waiting)
+            with self._pipeline.fast_thread(parts):
+                self._warm.release()
+                begun = True
+                yield
         finally:
-            self._begun.set()
+            if not begun:
+                self._warm.release()
 
     @contextmanager
     def _guarded(self, camera: str) -> Iterator[None]:
@@ -146,14 +186,14 @@ class Frames:
         self.noted[camera].error = text
         self._say(camera, text)
 
-    def _answer(self, camera: str, waiting: _Decoded) -> None:
+    def _looked_at(self, camera: str, waiting: _Decoded) -> _Looked | None:
+        """The first half of an answer; None where there is none to be had."""
         frame, rgb = waiting.frame, waiting.rgb
-        settings, outputs, noted = self._settings(), self._outputs[camera], self.noted[camera]
-        meter = self._pipeline.meter
+        outputs, noted = self._outputs[camera], self.noted[camera]
         tasks = outputs.wanted()
         if not tasks:  # the last subscriber left while the frame waited
-            meter.count(camera, "idle")
-            return
+            self._pipeline.meter.count(camera, "idle")
+            return None
         size = (int(rgb.shape[0]), int(rgb.shape[1]))
         noted.size = size
         calibration = self._calibrate(camera, size)
@@ -163,7 +203,7 @@ class Frames:
             self._say(camera, noted.problem)
             if not tasks:
                 self._failed(camera, noted.problem)
-                return
+                return None
         else:
             noted.problem = calibration.problem
             if noted.problem is not None:
@@ -173,7 +213,7 @@ class Frames:
         tasks = tuple(task for task in tasks if task not in self.skipped) or tasks
         header = frame.message.header
         stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-        answer, broken = self._pipeline.answer(
+        seen = self._pipeline.look(
             camera,
             waiting.picture,
             tasks,
@@ -183,22 +223,27 @@ class Frames:
             stamp_ns,
             outputs.wants_confidence(),
         )
-        if broken is not None:
-            self._say(camera, f"{broken}; the keyframe is forgotten")
-        noted.output_size = answer.size
+        if seen.broken is not None:
+            self._say(camera, f"{seen.broken}; the keyframe is forgotten")
+        return _Looked(waiting, calibration, seen)
 
+    def _answer(self, camera: str, looked: _Looked) -> None:
+        """The second half, and publish it."""
+        settings, meter = self._settings(), self._pipeline.meter
+        answer = self._pipeline.tell(looked.seen)
+        self.noted[camera].output_size = answer.size
         begin = time.perf_counter()
-        outputs.publish(
-            header,
+        self._outputs[camera].publish(
+            looked.waiting.frame.message.header,
             answer,
-            rgb,
-            calibration.info,
+            looked.waiting.rgb,
+            looked.calibration.info,
             settings.depth_encoding,
             settings.view_max_depth,
             settings.view_opacity,
         )
         meter.time("publish", (time.perf_counter() - begin) * 1e3)
-        total = (time.monotonic() - frame.arrived) * 1e3
+        total = (time.monotonic() - looked.waiting.frame.arrived) * 1e3
         meter.time("total", total)
         meter.answered(camera, total, late=total > settings.deadline)
 

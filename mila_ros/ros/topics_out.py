@@ -18,7 +18,7 @@ from std_msgs.msg import Header, String
 from mila_ros.images import image_fields
 from mila_ros.ros.cameras_in import scaled_info
 from mila_ros.ros.views import Rgb, colour_table, depth_view, normals_view, segmentation_view
-from mila_ros.runtime.engine import Answer
+from mila_ros.runtime.passing import Answer
 
 try:  # in a ROS installation; not among the wheels
     from vision_msgs.msg import LabelInfo, VisionClass

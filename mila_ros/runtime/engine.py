@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -21,6 +20,7 @@ from mila_ros.models.flops import Flops, count_flops
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import STRIDE
 from mila_ros.runtime.devices import DTYPES, pick_backend, pick_device, pick_precision
+from mila_ros.runtime.passing import Answer, Looked, Picture
 from mila_ros.runtime.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -29,37 +29,11 @@ if TYPE_CHECKING:
     from mila_ros.models.mila import Memory, Mila
     from mila_ros.runtime.openvino_backend import OpenVinoBackend
 
+PARTS = ("keyframe", "look", "tell")
+"""What threads may share between them: see `Engine.warm_up`."""
+
 # The smallest picture that the networks' pyramids can hold.
 SMALLEST_SIDE = 32
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One frame on the device."""
-
-    tensor: torch.Tensor  # (1, 3, h, w), RGB in 0..1, channels last
-    size: tuple[int, int]  # h, w: what the networks see
-    original: tuple[int, int]  # h, w: what the camera sent
-    ready: Any  # CUDA event behind the upload; None on the CPU
-    milliseconds: float  # what the upload took
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model says about one frame; `h, w` is the output size."""
-
-    segmentation: npt.NDArray[np.uint8] | None  # (h, w) class ids
-    confidence: npt.NDArray[np.float32] | None  # (h, w) 0..1, probability of that class
-    depth: npt.NDArray[np.float32] | None  # (h, w) metres along the optical axis
-    normals: npt.NDArray[np.float32] | None  # (h, w, 3) unit vectors, optical frame, facing the camera
-    size: tuple[int, int]
-    milliseconds: dict[str, float]  # by stage
-    match: float | None = None  # how alike frame and keyframe look, at most 1 (propagation.py); None: not known
-
-    def by_task(self) -> dict[str, npt.NDArray[Any]]:
-        """The tasks that were answered."""
-        found = {"segmentation": self.segmentation, "depth": self.depth, "normals": self.normals}
-        return {task: values for task, values in found.items() if values is not None}
 
 
 class Engine:
@@ -135,6 +109,8 @@ class Engine:
             self._upload_stream = torch.cuda.Stream(self.device, priority=-1)
         self._flops: dict[tuple[int, int, tuple[str, ...]], Flops] = {}
         self._flops_lock = threading.Lock()
+        # By size: what a first picture gave, for threads that warm up and do not run what gives it.
+        self._at_first: dict[tuple[int, int], tuple[Memory, list[Looked]]] = {}
 
     @contextmanager
     def fast_thread(self) -> Iterator[None]:
@@ -277,15 +253,21 @@ class Engine:
         output_size: tuple[int, int] | None = None,
         match: bool = False,
     ) -> Answer:
-        """Answer a frame on the fast path: fast network, attention to the keyframe (None: without one), heads.
+        """Answer a frame on the fast path: `look`, then `tell`."""
+        return self.tell(self.look(picture, memory, tasks, match), tasks, focal, confidence, output_size)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether one thread may `look` at a frame while another tells of the one before: on several cores."""
+        return self.device.type == "cpu" and self._cores > 1
+
+    def look(self, picture: Picture, memory: Memory | None, tasks: Sequence[str], match: bool = False) -> Looked:
+        """The first half of an answer: fast network, and attention to the keyframe (None: without one).
 
         Args:
             picture: from `upload`.
             memory: from `keyframe`, of a picture of the same size.
             tasks: those wanted; each must be one of the model's.
-            focal: fx in pixels of the picture as the camera sent it. Only depth uses it.
-            confidence: also give segmentation's confidence.
-            output_size: (h, w) of the answers; None: `output_scale` decides.
             match: also tell how alike frame and keyframe look, where the network can.
         """
         self._await(picture)
@@ -295,7 +277,11 @@ class Engine:
         if memory is not None:
             features = self._running.propagate(features, memory, tasks, match=match)
             watch.lap("ila")
-        return self._heads(features, picture, tasks, focal, confidence, output_size, watch)
+        return Looked(picture, features, watch)
+
+    def recall(self, picture: Picture, memory: Memory) -> Looked:
+        """In place of `look`, for the keyframe itself: what the slow network knows of it."""
+        return Looked(picture, memory.features, Stopwatch(self.device))
 
     def answer_keyframe(
         self,
@@ -306,12 +292,11 @@ class Engine:
         confidence: bool = False,
         output_size: tuple[int, int] | None = None,
     ) -> Answer:
-        """Answer the keyframe itself, from the slow network's features. Arguments as for `answer`."""
-        watch = Stopwatch(self.device)
-        return self._heads(memory.features, picture, tasks, focal, confidence, output_size, watch)
+        """Answer the keyframe itself, from the slow network's features. Arguments as for `tell`."""
+        return self.tell(self.recall(picture, memory), tasks, focal, confidence, output_size)
 
     def answer_slow(self, picture: Picture, tasks: Sequence[str], focal: float) -> Answer:
-        """Answer by the slow network alone, with the threads of both; nothing is remembered. Arguments as for `answer`.
+        """Answer by the slow network alone, with the threads of both; nothing is remembered. Arguments as for `tell`.
 
         What MILA is compared with: a keyframe also costs what is needed to look it up.
         """
@@ -320,18 +305,27 @@ class Engine:
             watch = Stopwatch(self.device)
             features = self._running.features(picture.tensor)
             watch.lap("slow")
-            return self._heads(features, picture, tasks, focal, False, None, watch)
+            return self.tell(Looked(picture, features, watch), tasks, focal)
 
-    def _heads(
+    def tell(
         self,
-        features: Any,
-        picture: Picture,
+        looked: Looked,
         tasks: Sequence[str],
         focal: float,
-        confidence: bool,
-        output_size: tuple[int, int] | None,
-        watch: Stopwatch,
+        confidence: bool = False,
+        output_size: tuple[int, int] | None = None,
     ) -> Answer:
+        """The second half of an answer: heads.
+
+        Args:
+            looked: from `look` or `recall`.
+            tasks: those wanted; for a frame from `look` no others than there.
+            focal: fx in pixels of the picture as the camera sent it. Only depth uses it.
+            confidence: also give segmentation's confidence.
+            output_size: (h, w) of the answers; None: `output_scale` decides.
+        """
+        picture, features, watch = looked.picture, looked.features, looked.watch
+        watch.go_on()
         size = output_size or self.output_size(*picture.original)
         seen_focal = focal * picture.size[1] / picture.original[1]
         focals = torch.full((1,), seen_focal, dtype=torch.float32, device=self.device)
@@ -364,20 +358,26 @@ class Engine:
         """As `flops`, but None where it has not been counted yet."""
         return self._flops.get((*size, tuple(tasks)))
 
-    def warm_up(self, height: int, width: int) -> None:
+    def warm_up(self, height: int, width: int, parts: Sequence[str] = PARTS) -> None:
         """Run everything once, so that the first frame does not pay for what is set up on first use.
 
-        Much of that is set up for each thread: whoever calls `keyframe` or `answer` from another one calls this, too.
+        Much of that is set up for each thread: whoever calls `keyframe`, `look` or `tell` from another one calls this
+        there, too, with those `parts` of `PARTS`.
 
         Raises:
             UserError: the backend that was asked for cannot take this network.
         """
         self._compile(height, width)
         picture = self.upload(np.zeros((height, width, 3), np.uint8))
-        memory, _ = self.keyframe(picture)
-        self.answer_keyframe(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks)
-        self.answer(picture, None, self.tasks, 500.0)
-        self.answer(picture, memory, self.tasks, 500.0, confidence="segmentation" in self.tasks, match=True)
+        memory, looked = self._at_first.get(picture.size, (None, []))
+        if memory is None or "keyframe" in parts:
+            memory = self.keyframe(picture)[0]
+        if not looked or "look" in parts:
+            looked = [self.look(picture, known, self.tasks, match=True) for known in (None, memory)]
+        if "tell" in parts:
+            for each in [self.recall(picture, memory), *looked]:
+                self.tell(each, self.tasks, 500.0, confidence="segmentation" in self.tasks)
+        self._at_first[picture.size] = memory, looked
 
     def _compile(self, height: int, width: int) -> None:
         """Have graphs for pictures of this size, where the backend wants them."""

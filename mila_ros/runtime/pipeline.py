@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mila_ros.models.mila import Memory
-from mila_ros.runtime.engine import Answer, Engine, Picture
+from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.memory import KeyframeSlot
 from mila_ros.runtime.meter import Meter
+from mila_ros.runtime.passing import Answer, Looked, Picture
 from mila_ros.runtime.scene import SceneWatch
 from mila_ros.runtime.scheduler import KeyframeScheduler
 from mila_ros.runtime.slots import NewestSlots
@@ -45,6 +46,21 @@ class _Camera:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A frame that was looked at, and what is to be told of it."""
+
+    camera: str
+    looked: Looked
+    tasks: tuple[str, ...]
+    focal: float
+    confidence: bool
+    broken: str | None
+    """Why the frame does not continue the one before it (the keyframe was forgotten), in words."""
+    keyframe: int | None
+    """Number of the keyframe that was looked up; None: none was."""
+
+
+@dataclass(frozen=True)
 class _Job:
     """A picture for the slow network, or (without one) arithmetic to be counted."""
 
@@ -64,9 +80,10 @@ _COUNTING = " counting"  # a place in the slots that no camera can have
 class Pipeline:
     """The runtime of one model and some cameras.
 
-    `answer` is called by one thread, inside `with pipeline.fast_thread()`. In asynchronous mode a keyframe is made by a
-    thread of its own while frames are answered from the memory before it; in synchronous mode the frame that is due
-    waits for the slow network and is answered from its features.
+    `answer` is called by one thread, inside `with pipeline.fast_thread()`; or its halves, `look` and `tell`, each by a
+    thread of its own, so that a frame is looked at while the one before it is told of. In asynchronous mode a keyframe
+    is made by a thread of its own while frames are answered from the memory before it; in synchronous mode the frame
+    that is due waits for the slow network and is answered from its features.
 
     Args:
         engine: runs the model.
@@ -146,18 +163,19 @@ class Pipeline:
         return self.engine.prepare_thread()
 
     @contextmanager
-    def fast_thread(self) -> Iterator[None]:
-        """For the thread that calls `answer`: see `Engine.fast_thread`. Inside, the thread is warm."""
+    def fast_thread(self, parts: Sequence[str] = ("look", "tell")) -> Iterator[None]:
+        """For the thread that calls `answer`, or only those `parts` of it: see `Engine.fast_thread`. Inside, the thread
+        is warm."""
         with self.engine.fast_thread():
-            self._warm_up()
+            self._warm_up(("keyframe", *parts) if self._mode == "synchronous" and "look" in parts else parts)
             yield
 
-    def _warm_up(self) -> None:
+    def _warm_up(self, parts: Sequence[str]) -> None:
         """Make the calling thread ready. Frames may still be answered where this fails: of another size, say."""
         if self._warm is None:
             return
         try:
-            self.engine.warm_up(*self._warm)
+            self.engine.warm_up(*self._warm, parts)
         except Exception as error:
             if self._on_error is not None:
                 self._on_error(next(iter(self._cameras)), f"warming up failed: {type(error).__name__}: {error}")
@@ -201,7 +219,29 @@ class Pipeline:
         stamp_ns: int | None = None,
         confidence: bool = False,
     ) -> tuple[Answer, str | None]:
-        """Answer one frame.
+        """Answer one frame: `look`, then `tell`.
+
+        Returns:
+            The answer, and a sentence if the frame does not continue the one before it (the keyframe was forgotten).
+
+        Raises:
+            ValueError: a picture that the networks cannot take.
+        """
+        seen = self.look(camera, frame_picture, tasks, focal, arrived, frame, stamp_ns, confidence)
+        return self.tell(seen), seen.broken
+
+    def look(
+        self,
+        camera: str,
+        frame_picture: npt.NDArray[np.uint8] | Picture,
+        tasks: Sequence[str],
+        focal: float,
+        arrived: float,
+        frame: int,
+        stamp_ns: int | None = None,
+        confidence: bool = False,
+    ) -> Seen:
+        """The first half: whatever there is between frames happens here, so frames of a camera come in their order.
 
         Args:
             camera: its name.
@@ -212,9 +252,6 @@ class Pipeline:
             frame: the camera's running number of the frame.
             stamp_ns: the header's stamp; one that jumps back makes the pipeline forget the keyframe.
             confidence: also give segmentation's confidence.
-
-        Returns:
-            The answer, and a sentence if the frame does not continue the one before it (the keyframe was forgotten).
 
         Raises:
             ValueError: a picture that the networks cannot take.
@@ -230,14 +267,14 @@ class Pipeline:
         tasks = tuple(tasks)
         left = keyframe is not None and state.watch.left(keyframe.number)
         reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None, left)
+        number: int | None = None
         if reason is not None and self._mode == "synchronous":
             state.scheduler.started(arrived)
             self.meter.keyframe_reason(reason.value)
             memory, slow_ms = self.engine.keyframe(picture, self._before(camera, picture.size, arrived), alone=True)
             self.meter.time("slow", slow_ms)
             self._finished(camera, picture.size, memory, frame, arrived, state.slot.epoch)
-            answer = self.engine.answer_keyframe(picture, memory, tasks, focal, confidence)
-            self.meter.ran("heads_slow", picture.size, tasks)
+            looked = self.engine.recall(picture, memory)
         else:
             if reason is not None and not state.busy:
                 state.busy = True
@@ -246,19 +283,26 @@ class Pipeline:
                 self._jobs.put(camera, _Job(picture, frame, arrived, state.slot.epoch, picture.size, tasks))
             fresh = keyframe is not None and state.scheduler.fresh(arrived, keyframe.captured)
             used = keyframe.memory if keyframe is not None and fresh else None
-            watched = self.fall > 0
-            answer = self.engine.answer(picture, used, tasks, focal, confidence, match=watched)
+            looked = self.engine.look(picture, used, tasks, match=self.fall > 0)
             self.meter.ran("fast", picture.size, tasks)
             if used is not None and keyframe is not None:
                 self.meter.ran("ila", picture.size, tasks)
-                state.watch.seen(keyframe.number, answer.match, self.fall)
-            self.meter.ran("heads", picture.size, tasks)
-        self.meter.ran("frame", picture.size, tasks)
-        self.meter.times(answer.milliseconds)
+                number = keyframe.number
         if self._counts and self.engine.known_flops(picture.size, tasks) is None:
             # After the frame's own keyframe: counting may wait, frames without a keyframe are poor.
             self._jobs.put(_COUNTING, _Job(None, frame, arrived, 0, picture.size, tasks))
-        return answer, why
+        return Seen(camera, looked, tasks, focal, confidence, why, number)
+
+    def tell(self, seen: Seen) -> Answer:
+        """The second half."""
+        looked, tasks = seen.looked, seen.tasks
+        answer = self.engine.tell(looked, tasks, seen.focal, seen.confidence)
+        if seen.keyframe is not None:
+            self._cameras[seen.camera].watch.seen(seen.keyframe, answer.match, self.fall)
+        self.meter.ran("heads_slow" if looked.features.slow else "heads", looked.picture.size, tasks)
+        self.meter.ran("frame", looked.picture.size, tasks)
+        self.meter.times(answer.milliseconds)
+        return answer
 
     def _finished(
         self, camera: str, size: tuple[int, int], memory: Memory, frame: int, captured: float, epoch: int
@@ -278,7 +322,7 @@ class Pipeline:
     def _slow_loop(self) -> None:
         try:
             with self.engine.slow_thread():
-                self._warm_up()
+                self._warm_up(("keyframe",))
                 self._begun.set()
                 while (taken := self._jobs.take()) is not None:
                     self._work_on(*taken)

@@ -1,4 +1,4 @@
-"""One slot a camera: the newest frame wins, so latency cannot grow."""
+"""How frames get from one thread to the next without queueing up: one slot a camera, or from hand to hand."""
 
 from __future__ import annotations
 
@@ -51,3 +51,38 @@ class NewestSlots(Generic[T]):
     @property
     def closed(self) -> bool:
         return self._closed
+
+
+class Handover(Generic[T]):
+    """From hand to hand: who gives waits until the other is there to take, so nothing lies between them."""
+
+    def __init__(self) -> None:
+        self._items: list[T] = []
+        self._asked = False
+        self._condition = threading.Condition()
+        self._closed = False
+
+    def give(self, item: T) -> bool:
+        """Returns whether it was taken; not if this is closed."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._asked or self._closed)
+            if self._closed:
+                return False
+            self._asked = False
+            self._items.append(item)
+            self._condition.notify_all()
+        return True
+
+    def take(self) -> T | None:
+        """The next item; None when closed."""
+        with self._condition:
+            self._asked = True
+            self._condition.notify_all()
+            self._condition.wait_for(lambda: self._items or self._closed)
+            return None if self._closed else self._items.pop()
+
+    def close(self) -> None:
+        """Wake both for the last time."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()

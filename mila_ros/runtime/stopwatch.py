@@ -23,6 +23,10 @@ class Stopwatch:
         event.record()
         return event
 
+    def go_on(self) -> None:
+        """What has passed since the last lap belongs to no stage: another thread takes over."""
+        self.lap("")
+
     def lap(self, stage: str) -> None:
         self._names.append(stage)
         self._marks.append(self._mark())
@@ -34,4 +38,4 @@ class Stopwatch:
             laps = [begin.elapsed_time(end) for begin, end in pairs]
         else:
             laps = [(end - begin) * 1e3 for begin, end in pairs]
-        return dict(zip(self._names, laps, strict=True))
+        return {name: lap for name, lap in zip(self._names, laps, strict=True) if name}

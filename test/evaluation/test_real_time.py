@@ -11,7 +11,8 @@ import pytest
 from mila_ros.errors import UserError
 from mila_ros.evaluation.ground_truth import GroundTruth
 from mila_ros.evaluation.real_time import RealTime, RealTimeRun
-from mila_ros.runtime.engine import Answer, Engine
+from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.passing import Answer
 from mila_ros.worlds.bags import Bag
 
 from .small_bag import PERIOD, tiny_engine, write_bag

@@ -17,9 +17,10 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.runtime import openvino_graphs
 from mila_ros.runtime.devices import pick_backend
-from mila_ros.runtime.engine import Answer, Engine
+from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.openvino_graphs import GraphCache
 from mila_ros.runtime.parts import FAST, PROPAGATION, graphs
+from mila_ros.runtime.passing import Answer
 
 pytest.importorskip("openvino")
 SIZE = (64, 96)

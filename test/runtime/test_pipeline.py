@@ -219,9 +219,41 @@ def test_each_thread_is_warmed_before_its_first_picture(start, engine, monkeypat
     warmed = []
     monkeypatch.setattr(engine, "warm_up", lambda *size: warmed.append((threading.current_thread().name, size)))
     pipeline, _ = start(warm=(64, 96))
-    assert warmed == [("mila-slow", (64, 96))]  # when the pipeline is there
+    assert warmed == [("mila-slow", (64, 96, ("keyframe",)))]  # when the pipeline is there
+    own = threading.current_thread().name
     with pipeline.fast_thread():
-        assert warmed[1:] == [(threading.current_thread().name, (64, 96))]
+        assert warmed[1:] == [(own, (64, 96, ("look", "tell")))]
+    with pipeline.fast_thread(("tell",)):
+        assert warmed[2:] == [(own, (64, 96, ("tell",)))]
+    pipeline.mode = "synchronous"  # whoever looks makes the keyframes
+    with pipeline.fast_thread(("look",)):
+        assert warmed[3:] == [(own, (64, 96, ("keyframe", "look")))]
     monkeypatch.setattr(engine, "warm_up", lambda *size: 1 / 0)
     pipeline, clock = start(warm=(64, 96))  # what fails here fails again with a picture, and is said then
     assert frame(pipeline, clock, 1)[0].depth is not None
+
+
+def test_a_frame_is_looked_at_while_the_one_before_it_is_told_of(start):
+    """Answers do not depend on whether both halves take turns."""
+    pipeline, clock = start(mode="synchronous", period=1000.0)
+    pictures = [np.full((64, 64, 3), 20 * number, np.uint8) for number in range(3)]
+    with pipeline.fast_thread():
+        seen = [pipeline.look("front", x, TASKS, 60.0, clock.now, n) for n, x in enumerate(pictures)]
+        later = [pipeline.tell(each) for each in seen]
+    pipeline, clock = start(mode="synchronous", period=1000.0)
+    with pipeline.fast_thread():
+        once = [pipeline.answer("front", x, TASKS, 60.0, clock.now, n)[0] for n, x in enumerate(pictures)]
+    for a, b in zip(later, once, strict=True):
+        assert a.milliseconds.keys() == b.milliseconds.keys()
+        for task, values in a.by_task().items():
+            np.testing.assert_array_equal(values, b.by_task()[task])
+
+
+def test_time_between_the_halves_belongs_to_no_stage(engine):
+    with engine.fast_thread():
+        picture = engine.upload(np.zeros((64, 64, 3), np.uint8))
+        looked = engine.look(picture, None, TASKS)
+        time.sleep(0.5)
+        answer = engine.tell(looked, TASKS, 60.0)
+    assert set(answer.milliseconds) == {"upload", "fast", "heads", "download"}
+    assert sum(answer.milliseconds.values()) < 450

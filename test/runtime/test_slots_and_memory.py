@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from mila_ros.runtime.memory import KeyframeSlot
-from mila_ros.runtime.slots import NewestSlots
+from mila_ros.runtime.slots import Handover, NewestSlots
 
 
 def test_the_newest_item_wins_and_the_older_one_is_handed_back():
@@ -61,3 +61,39 @@ def test_a_keyframe_begun_before_forgetting_is_refused():
     slot.forget()
     assert slot.put("a", frame=1, captured=0.0, size=(4, 6), epoch=begun) is None
     assert slot.get() is None and slot.finished == 0
+
+
+def test_who_hands_over_waits_until_the_other_asks():
+    hand: Handover[int] = Handover()
+    given, taken = [], []
+
+    def give():
+        for item in (1, 2):
+            given.append((item, hand.give(item)))
+
+    giver = threading.Thread(target=give)
+    giver.start()
+    giver.join(0.05)
+    assert giver.is_alive() and not given  # nobody has asked
+    taken.append(hand.take())
+    giver.join(0.05)
+    assert giver.is_alive() and given == [(1, True)]  # the second is not put down somewhere meanwhile
+    taken.append(hand.take())
+    giver.join(5)
+    assert taken == [1, 2] and given == [(1, True), (2, True)]
+
+
+def test_closing_a_handover_wakes_both_sides():
+    hand: Handover[int] = Handover()
+    got = []
+    giver = threading.Thread(target=lambda: got.append(hand.give(1)))
+    giver.start()
+    hand.close()
+    giver.join(5)
+    assert got == [False]
+    other: Handover[int] = Handover()
+    taker = threading.Thread(target=lambda: got.append(other.take()))
+    taker.start()
+    other.close()
+    taker.join(5)
+    assert got == [False, None]

@@ -1,0 +1,53 @@
+"""What passes through an engine: a picture, the same once the networks have looked at it, an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mila_ros.runtime.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    from mila_ros.models.networks import Features
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame on the device."""
+
+    tensor: torch.Tensor  # (1, 3, h, w), RGB in 0..1, channels last
+    size: tuple[int, int]  # h, w: what the networks see
+    original: tuple[int, int]  # h, w: what the camera sent
+    ready: Any  # CUDA event behind the upload; None on the CPU
+    milliseconds: float  # what the upload took
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One frame whose features are known: heads are all that is left. They may run in another thread."""
+
+    picture: Picture
+    features: Features
+    watch: Stopwatch
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says about one frame; `h, w` is the output size."""
+
+    segmentation: npt.NDArray[np.uint8] | None  # (h, w) class ids
+    confidence: npt.NDArray[np.float32] | None  # (h, w) 0..1, probability of that class
+    depth: npt.NDArray[np.float32] | None  # (h, w) metres along the optical axis
+    normals: npt.NDArray[np.float32] | None  # (h, w, 3) unit vectors, optical frame, facing the camera
+    size: tuple[int, int]
+    milliseconds: dict[str, float]  # by stage
+    match: float | None = None  # how alike frame and keyframe look, at most 1 (propagation.py); None: not known
+
+    def by_task(self) -> dict[str, npt.NDArray[Any]]:
+        """The tasks that were answered."""
+        found = {"segmentation": self.segmentation, "depth": self.depth, "normals": self.normals}
+        return {task: values for task, values in found.items() if values is not None}
