@@ -196,7 +196,14 @@ def echo_rows(size: tuple[int, int], seconds: float) -> list[Row]:
 def machine_rows(engine: Engine, rounds: int, load: float) -> list[Row]:
     """On what it was measured."""
     return [
-        _row("on what", machine.processor(), f"{engine.device}, {engine.precision}", "cores", machine.cores(), ""),
+        _row(
+            "on what",
+            machine.processor(),
+            f"{engine.device}, {engine.precision}, {engine.backend}",
+            "cores",
+            machine.cores(),
+            "",
+        ),
         _row("on what", "this run", "frames a method", "frames", rounds * BLOCK, ""),
         _row("on what", "this run", "load before the start", "load", load, ""),
     ]
@@ -257,6 +264,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--backend", default="auto", help="eager, openvino or auto (default: auto, as the node)")
     parser.add_argument("--output-scale", type=float, default=0.5, help="as the node's parameter (default 0.5)")
     parser.add_argument("--max-pixels", type=int, default=307_200, help="as the node's parameter (default 307200)")
     parser.add_argument("--seconds", type=float, default=90.0, help="of measuring the methods (default 90)")
@@ -272,6 +280,7 @@ def main(argv: Sequence[str]) -> int:
         precision=options.precision,
         output_scale=options.output_scale,
         max_pixels=options.max_pixels,
+        backend=options.backend,
     )
     with tqdm(total=round(options.seconds), desc="latency", unit="s", file=sys.stderr) as bar:
         found, rounds = measure(engine, frames, options.seconds, lambda done: bar.update(done - bar.n))

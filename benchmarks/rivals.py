@@ -190,6 +190,7 @@ def measure(
     mila = MilaMethod(engine, engine.tasks, "synchronous", INTERVAL)
     number = 0
     with engine.fast_thread():
+        engine.warm_up(*frames[0][0].shape[:2])
         torch.set_num_threads(machine.cores())  # nothing runs beside
         for index in range(rounds + 1):
             if index == 1:  # the first round was warming up
@@ -243,6 +244,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--backend", default="auto", help="eager, openvino or auto, as the node (default)")
     parser.add_argument("--rounds", type=int, default=5, help="of ten frames of MILA and one of each rival (default 5)")
     parser.add_argument("--out", type=Path, default=OUT / "rivals.json")
     options = parser.parse_args(argv)
@@ -251,10 +253,12 @@ def main(argv: Sequence[str]) -> int:
     load = os.getloadavg()[0]
     torch.manual_seed(0)
     frames = read_frames(options.bag or default_clip(), _FRAMES)
-    engine = Engine(load_model(options.model), options.device, options.precision, max_pixels=307_200)
+    engine = Engine(
+        load_model(options.model), options.device, options.precision, max_pixels=307_200, backend=options.backend
+    )
     with tqdm(total=options.rounds + 1, desc="rivals", unit="round", file=sys.stderr) as bar:
         rows = measure(engine, frames, options.rounds, bar.update)
-    where = f"{machine.processor()}, {machine.cores()} cores, {engine.device}, {engine.precision}"
+    where = f"{machine.processor()}, {machine.cores()} cores, {engine.device}, {engine.precision}, {engine.backend}"
     rows.append(
         {
             "question": "on what",

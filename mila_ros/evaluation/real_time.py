@@ -216,7 +216,7 @@ class RealTimeRun:
         with self._engine.fast_thread() if self._pipeline is None else self._pipeline.fast_thread():
             try:
                 if self._pipeline is None and self._size is not None:
-                    self._engine.warm_up(*self._size)
+                    self._engine.warm_up(*self._size, ("slow",))
             except Exception as error:
                 self._failure = error
                 return

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -54,6 +55,7 @@ class ReplaySettings:
     """Seconds from keyframe to keyframe, in real time."""
     device: str = "auto"
     precision: str = "auto"
+    backend: str = "auto"
     output_scale: float = 0.5
     """Size of the answers, which is that of the judging, as a share of the picture's; the node's default."""
     max_pixels: int = 307_200
@@ -91,7 +93,15 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
     model = load_model(settings.model)
     config = model.config
     label_map = None if settings.label_map is None else read_label_map(Path(settings.label_map), config.classes)
-    engine = Engine(model, settings.device, settings.precision, settings.output_scale, settings.max_pixels)
+    engine = Engine(
+        model,
+        settings.device,
+        settings.precision,
+        settings.output_scale,
+        settings.max_pixels,
+        backend=settings.backend,
+        say=lambda sentence: print(sentence, file=sys.stderr),
+    )
 
     def truth() -> GroundTruth:
         return GroundTruth(config.tasks, config.classes, label_map)
@@ -129,6 +139,7 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
             },
             "device": str(engine.device),
             "precision": engine.precision,
+            "backend": engine.backend,
             "settings": asdict(settings),
             "machine": machine.hardware(),
             "versions": machine.versions(),
@@ -174,6 +185,7 @@ def _live(path: Path, out: Path, settings: ReplaySettings) -> dict[str, Any]:
     parameters = {
         "device": settings.device,
         "precision": settings.precision,
+        "backend": settings.backend,
         "keyframe.period": f"{settings.period:f}",
         "output_scale": f"{settings.output_scale:f}",
         "max_pixels": str(settings.max_pixels),

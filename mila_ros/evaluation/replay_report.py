@@ -187,7 +187,7 @@ def _tables(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
         "recording": f"{bag['name']}, SHA-256 {key['bag'][:12]}",
         "pictures": f"{bag['width']}x{bag['height']}",
         **bag["topics"],
-        "device": f"{found['device']}, {found['precision']}",
+        "device": f"{found['device']}, {found['precision']}, {found['backend']}",
         "keyframes": f"each {', '.join(map(str, settings['intervals']))} frames; in real time each "
         f"{settings['period']:g} s",
     }

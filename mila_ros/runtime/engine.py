@@ -362,13 +362,15 @@ class Engine:
         """Run everything once, so that the first frame does not pay for what is set up on first use.
 
         Much of that is set up for each thread: whoever calls `keyframe`, `look` or `tell` from another one calls this
-        there, too, with those `parts` of `PARTS`.
+        there, too, with those `parts` of `PARTS`; and with "slow" who calls `answer_slow`.
 
         Raises:
             UserError: the backend that was asked for cannot take this network.
         """
         self._compile(height, width)
         picture = self.upload(np.zeros((height, width, 3), np.uint8))
+        if "slow" in parts:
+            self.answer_slow(picture, self.tasks, 500.0)
         memory, looked = self._at_first.get(picture.size, (None, []))
         if memory is None or "keyframe" in parts:
             memory = self.keyframe(picture)[0]

@@ -271,13 +271,15 @@ class _Heads(nn.Module):
     def forward(
         self, coarse: Mapping[str, Tensor], detail: Tensor, carried: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        found = None
-        if carried is not None or not self.eager.carried_in:
-            given = {"detail": last(detail)} | {f"coarse_{self._groups[t]}": last(x) for t, x in coarse.items()}
-            if carried is not None:
-                given |= {f"carried_{self._groups[t]}": last(carried[t]) for t in coarse}
-            size = (detail.shape[-2] * _FINE, detail.shape[-1] * _FINE)
-            found = self._backend.run(self._part, size, given, tuple(coarse))
+        given = {"detail": last(detail)} | {f"coarse_{self._groups[t]}": last(x) for t, x in coarse.items()}
+        if self.eager.carried_in:
+            from_keyframe = carried
+            if from_keyframe is None:
+                nothing = detail.new_zeros(len(detail), self.eager.carried_in, *detail.shape[-2:])
+                from_keyframe = dict.fromkeys(coarse, nothing)
+            given |= {f"carried_{self._groups[t]}": last(from_keyframe[t]) for t in coarse}
+        size = (detail.shape[-2] * _FINE, detail.shape[-1] * _FINE)
+        found = self._backend.run(self._part, size, given, tuple(coarse))
         if found is None:
             answers: dict[str, Tensor] = self.eager(coarse, detail, carried)
             return answers

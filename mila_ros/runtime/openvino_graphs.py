@@ -84,14 +84,7 @@ class GraphCache:
 
     def find(self, height: int, width: int) -> dict[str, Path] | None:
         """The graphs for pictures of this size (padded), if they are there and whole."""
-        folder = self.folder / f"{height}x{width}"
-        try:
-            made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
-            if any(_checksum(folder / name) != right for name, right in made["sha256"].items()):
-                return None
-            return {part: folder / f"{part}.xml" for part in made["parts"]}
-        except (OSError, ValueError, KeyError):
-            return None
+        return _whole(self.folder / f"{height}x{width}")
 
     def make(self, height: int, width: int) -> dict[str, Path]:
         """As `find`; what is not there is made, which takes some ten seconds.
@@ -108,7 +101,7 @@ class GraphCache:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise UserError(f"the network cannot be compiled for OpenVINO: {error}") from error
         found = self.find(height, width)
-        if done.returncode or found is None:
+        if found is None:
             why = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
             raise UserError(f"the network cannot be compiled for OpenVINO: {why}")
         return found
@@ -126,6 +119,17 @@ def _key(model: Mila) -> str:
     for package in ("torch", "timm", "openvino"):
         digest.update(f"{package} {importlib.metadata.version(package)}".encode())
     return digest.hexdigest()[:24]
+
+
+def _whole(folder: Path) -> dict[str, Path] | None:
+    """The graphs in a folder, unless something is missing or damaged."""
+    try:
+        made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+        if any(_checksum(folder / name) != right for name, right in made["sha256"].items()):
+            return None
+        return {part: folder / f"{part}.xml" for part in made["parts"]}
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _checksum(path: Path) -> str:
@@ -152,9 +156,9 @@ def write_graphs(model: Mila, folder: Path, height: int, width: int) -> None:
             openvino.save_model(program, work / f"{name}.xml", compress_to_fp16=False)
         made = {"parts": list(parts), "sha256": {file.name: _checksum(file) for file in sorted(work.iterdir())}}
         (work / "made.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-        if final.exists():  # damaged, or another process was quicker
+        if _whole(final) is None:  # else another process was quicker
             shutil.rmtree(final, ignore_errors=True)
-        work.rename(final)
+            work.rename(final)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

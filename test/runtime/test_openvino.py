@@ -52,15 +52,16 @@ def engine(model: Mila, backend: str, precision: str = "fp32", said: list[str] |
     return Engine(model, "cpu", precision, threads=1, slow_threads=1, backend=backend, say=say)
 
 
-def answers(made: Engine, tasks: tuple[str, ...] = TASKS, confidence: bool = False) -> tuple[Answer, Answer]:
-    """Of a keyframe, and of a frame after it."""
+def answers(made: Engine, tasks: tuple[str, ...] = TASKS, confidence: bool = False) -> tuple[Answer, Answer, Answer]:
+    """Of a keyframe, of a frame without one, and of a frame after it."""
     first, later = pictures()
     with made.fast_thread():
         made.warm_up(*SIZE)
         picture = made.upload(first)
         memory, _ = made.keyframe(picture)
         one = made.answer_keyframe(picture, memory, tasks, 100.0, confidence)
-        return one, made.answer(made.upload(later), memory, tasks, 100.0, confidence, match="depth" in tasks)
+        alone = made.answer(made.upload(later), None, tasks, 100.0, confidence)
+        return one, alone, made.answer(made.upload(later), memory, tasks, 100.0, confidence, match="depth" in tasks)
 
 
 def assert_alike(a: Answer, b: Answer, rtol: float, apart: float) -> None:
@@ -198,7 +199,7 @@ def test_what_cannot_be_compiled_is_answered_by_pytorch(monkeypatch: pytest.Monk
     made = engine(tiny(head_channels=16), "auto", said=said)
     if made.backend == "eager":
         pytest.skip("auto is eager on this processor")
-    one, _ = answers(made)
+    one, *_ = answers(made)
     assert one.depth is not None and made.backend == "eager"
     assert "no rule for this operation; PyTorch answers instead" in said[-1]
     with pytest.raises(UserError, match="no rule for this operation"):
