@@ -26,10 +26,11 @@ from mila_ros.evaluation.prefetch import prefetched
 from mila_ros.evaluation.tally import Tally
 from mila_ros.evaluation.timeline import percentile
 from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.passing import Answer
 from mila_ros.runtime.pauses import with_all, without_long_pauses
-from mila_ros.runtime.pipeline import LONGEST_START, Pipeline
+from mila_ros.runtime.pipeline import LONGEST_START, Pipeline, Seen
 from mila_ros.runtime.scene import FALL
-from mila_ros.runtime.slots import NewestSlots
+from mila_ros.runtime.slots import Handover, NewestSlots
 from mila_ros.worlds.bags import Bag, BagError, BagTruncated, RawMessage, stamp_of
 
 CAMERA = "replay"
@@ -95,7 +96,8 @@ class RealTime:
 
 
 class RealTimeRun:
-    """One method, once through the recording.
+    """One method, once through the recording; MILA as in the node: one thread looks at a frame while another tells of
+    the one before it (`Engine.overlaps`).
 
     Args:
         engine: with the model; its arithmetic must have been counted (`engine.flops`) and warmed up.
@@ -115,7 +117,7 @@ class RealTimeRun:
         size: tuple[int, int] | None = None,
     ) -> None:
         self._engine, self._truth, self._seconds, self._size = engine, truth, seconds, size
-        self._begun = threading.Event()
+        self._begun = threading.Semaphore(0)
         self._slots: NewestSlots[_Arrival] = NewestSlots([CAMERA])
         self._pipeline: Pipeline | None = None
         self._failure: BaseException | None = None
@@ -123,6 +125,8 @@ class RealTimeRun:
             self._pipeline = Pipeline(
                 engine, [CAMERA], period=period, fall=FALL, on_error=self._keyframe_failed, warm=size
             )
+        overlaps = self._pipeline is not None and engine.overlaps
+        self._looked: Handover[tuple[_Arrival, int, Seen]] | None = Handover() if overlaps else None
         self._held: dict[int, _Known] = {}
         self._known: _Known | None = None
         self._latencies: list[float] = []
@@ -133,21 +137,28 @@ class RealTimeRun:
 
     def play(self, open_bag: Callable[[], Bag], name: str) -> RealTime:
         """The run and, after it, the judging. open_bag: opens the recording anew."""
-        worker = threading.Thread(target=self._work, name="replay-fast", daemon=True)
+        workers = [threading.Thread(target=self._work, name="replay-fast", daemon=True)]
+        if self._looked is not None:
+            workers.append(threading.Thread(target=self._tell, name="replay-tell", daemon=True))
         try:
             with open_bag() as bag:
                 self._focal, self._deserialize = self._focal_of(bag), bag.deserialize
                 without_long_pauses()
-                worker.start()
-                self._begun.wait(LONGEST_START)
+                for worker in workers:
+                    worker.start()
+                for _ in workers:
+                    self._begun.acquire(timeout=LONGEST_START)
                 self._feed(bag, name)
                 self._drain()
         except KeyboardInterrupt:
             self.run.interrupted = True
         finally:
             self._slots.close()
-            if worker.is_alive():
-                worker.join()
+            if self._looked is not None:
+                self._looked.close()
+            for worker in workers:
+                if worker.is_alive():
+                    worker.join()
             if self._pipeline is not None:
                 self._pipeline.close()
             with_all()
@@ -213,7 +224,8 @@ class RealTimeRun:
             return  # the bag tells of it itself
 
     def _work(self) -> None:
-        with self._engine.fast_thread() if self._pipeline is None else self._pipeline.fast_thread():
+        parts = ("look", "tell") if self._looked is None else ("look",)
+        with self._engine.fast_thread() if self._pipeline is None else self._pipeline.fast_thread(parts):
             try:
                 if self._pipeline is None and self._size is not None:
                     self._engine.warm_up(*self._size, ("slow",))
@@ -221,7 +233,7 @@ class RealTimeRun:
                 self._failure = error
                 return
             finally:
-                self._begun.set()
+                self._begun.release()
             while (taken := self._slots.take()) is not None:
                 _, arrival = taken
                 try:
@@ -237,11 +249,31 @@ class RealTimeRun:
         stamp_ns = stamp_of(arrival.message)
         engine, focal = self._engine, self._focal(*rgb.shape[:2])
         if self._pipeline is None:
-            answer = engine.answer_slow(engine.upload(rgb), engine.tasks, focal)
+            self._knows(arrival, stamp_ns, engine.answer_slow(engine.upload(rgb), engine.tasks, focal))
+            return
+        seen = self._pipeline.look(CAMERA, rgb, engine.tasks, focal, arrival.arrived, arrival.number, stamp_ns)
+        if self._looked is None:
+            self._knows(arrival, stamp_ns, self._pipeline.tell(seen))
         else:
-            answer, _ = self._pipeline.answer(
-                CAMERA, rgb, engine.tasks, focal, arrival.arrived, arrival.number, stamp_ns
-            )
+            self._looked.give((arrival, stamp_ns, seen))
+
+    def _tell(self) -> None:
+        assert self._pipeline is not None and self._looked is not None
+        with self._pipeline.fast_thread(("tell",)):
+            self._begun.release()
+            while (taken := self._looked.take()) is not None:
+                arrival, stamp_ns, seen = taken
+                try:
+                    self._knows(arrival, stamp_ns, self._pipeline.tell(seen))
+                except ValueError:
+                    self.run.failed += 1
+                except Exception as error:
+                    self._failure = error
+                    self._looked.close()
+                    return
+
+    def _knows(self, arrival: _Arrival, stamp_ns: int, answer: Answer) -> None:
+        """From now on this is the newest answer."""
         self._known = _Known(stamp_ns, answer.by_task())
         self._latencies.append((time.monotonic() - arrival.arrived) * 1e3)
         self.run.answered += 1

@@ -122,7 +122,8 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
             raise UserError(f"{path}: no picture of {bag.color_topic} can be read")
         height, width = first.rgb.shape[:2]
         try:
-            engine.warm_up(height, width)
+            with engine.fast_thread():
+                engine.warm_up(height, width)
         except ValueError as error:
             raise UserError(f"{path}: {error}") from error
         flops = engine.flops(engine.seen_size(height, width), config.tasks)

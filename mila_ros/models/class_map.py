@@ -47,6 +47,9 @@ def class_map(
 
     Returns:
         ids uint8 (B, h, w), and probabilities float32 (B, h, w) or None.
+
+    Raises:
+        ValueError: on a CPU, scores that are NaN or infinite.
     """
     height, width = size
     if scores.device.type != "cpu":
@@ -76,6 +79,8 @@ def _best(
     picture: npt.NDArray[np.float32], classes: list[int], room: npt.NDArray[np.float32], ids: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.float32]:
     """Write the best class's id; returns its score."""
+    if not np.isfinite(picture).all():
+        raise ValueError("class scores are not finite: the picture or the weights hold what is no number")
     best = np.full(ids.shape, -np.inf, np.float32)
     higher, mark = np.empty(ids.shape, bool), np.empty(ids.shape, np.uint8)
     for k in classes:

@@ -152,11 +152,14 @@ class Frames:
     def _tell(self) -> None:
         """A thread: what was looked at, in its order."""
         assert self._looked is not None
-        with self._ready(("tell",)):
-            while (taken := self._looked.take()) is not None:
-                camera, looked = taken
-                with self._guarded(camera):
-                    self._answer(camera, looked)
+        try:
+            with self._ready(("tell",)):
+                while (taken := self._looked.take()) is not None:
+                    camera, looked = taken
+                    with self._guarded(camera):
+                        self._answer(camera, looked)
+        finally:
+            self._looked.close()  # nobody waits for this thread when it is gone
 
     @contextmanager
     def _ready(self, parts: tuple[str, ...]) -> Iterator[None]:

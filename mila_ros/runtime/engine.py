@@ -20,7 +20,7 @@ from mila_ros.models.flops import Flops, count_flops
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import STRIDE
 from mila_ros.runtime.devices import DTYPES, pick_backend, pick_device, pick_precision
-from mila_ros.runtime.passing import Answer, Looked, Picture
+from mila_ros.runtime.passing import PARTS, Answer, Looked, Picture
 from mila_ros.runtime.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -29,19 +29,15 @@ if TYPE_CHECKING:
     from mila_ros.models.mila import Memory, Mila
     from mila_ros.runtime.openvino_backend import OpenVinoBackend
 
-PARTS = ("keyframe", "look", "tell")
-"""What threads may share between them: see `Engine.warm_up`."""
-
-# The smallest picture that the networks' pyramids can hold.
-SMALLEST_SIDE = 32
+SMALLEST_SIDE = 32  # of a picture that the networks' pyramids can hold
 
 
 class Engine:
     """Runs one model on one device in one precision.
 
-    Safe for two threads at a time: one that calls `keyframe` (inside `slow_thread`) and one that calls `answer`
-    (inside `fast_thread`). On a GPU each has a stream of its own, the slow one of lower priority. On a CPU each has its
-    own number of OpenMP threads, and the slow one gives way to the fast one.
+    Safe for three threads at a time: one that calls `keyframe` (inside `slow_thread`), and one that calls `answer`, or
+    where it `overlaps` two that call `look` and `tell` (inside `fast_thread`). On a GPU the slow one has a stream of
+    lower priority; on a CPU each has its own number of threads, and the slow one gives way to the others.
 
     Args:
         model: in evaluation mode. It is changed: normalisation is folded into convolutions, weights are moved and cast.
@@ -81,9 +77,12 @@ class Engine:
         self._say = say or (lambda _: None)
         self._compiled: OpenVinoBackend | None = None
         if self.backend == "openvino":
-            from mila_ros.runtime.openvino_backend import OpenVinoBackend
+            try:
+                from mila_ros.runtime.openvino_backend import OpenVinoBackend
 
-            self._compiled = OpenVinoBackend(model, self.precision, self._say)
+                self._compiled = OpenVinoBackend(model, self.precision, self._say)
+            except Exception as error:  # an installation that cannot be loaded
+                self._do_without(UserError(f"backend openvino cannot be used: {error}"))
         self.output_scale = output_scale
         self.max_pixels = max_pixels
         self.tasks: tuple[str, ...] = model.config.tasks
@@ -226,7 +225,7 @@ class Engine:
         """Run the slow network: what it remembers, and the milliseconds it took. Returns when it is finished.
 
         before: what was remembered until now, of pictures of the same size (for models with `frames` above 1).
-        alone: nothing runs beside it (synchronous mode), so that it may have the threads of both.
+        alone: no frame is looked at meanwhile (synchronous mode), so that it may have the threads of both.
         """
         begin = time.perf_counter()
         self._await(picture)
@@ -362,7 +361,8 @@ class Engine:
         """Run everything once, so that the first frame does not pay for what is set up on first use.
 
         Much of that is set up for each thread: whoever calls `keyframe`, `look` or `tell` from another one calls this
-        there, too, with those `parts` of `PARTS`; and with "slow" who calls `answer_slow`.
+        there, too, with those `parts` of `PARTS`; "keyframe alone" is for the synchronous mode, "slow" for who calls
+        `answer_slow`.
 
         Raises:
             UserError: the backend that was asked for cannot take this network.
@@ -372,8 +372,8 @@ class Engine:
         if "slow" in parts:
             self.answer_slow(picture, self.tasks, 500.0)
         memory, looked = self._at_first.get(picture.size, (None, []))
-        if memory is None or "keyframe" in parts:
-            memory = self.keyframe(picture)[0]
+        if memory is None or "keyframe" in parts or "keyframe alone" in parts:
+            memory = self.keyframe(picture, alone="keyframe alone" in parts)[0]
         if not looked or "look" in parts:
             looked = [self.look(picture, known, self.tasks, match=True) for known in (None, memory)]
         if "tell" in parts:
@@ -389,7 +389,12 @@ class Engine:
         try:
             self._compiled.prepare(h + -h % STRIDE, w + -w % STRIDE)
         except UserError as error:
-            if self._insists:
-                raise
-            self._say(f"{error}; PyTorch answers instead")
-            self.backend, self._compiled, self._running = "eager", None, self.model
+            self._do_without(error)
+            self._running = self.model
+
+    def _do_without(self, error: UserError) -> None:
+        """PyTorch answers, unless the backend was asked for by its name."""
+        if self._insists:
+            raise error
+        self._say(f"{error}; PyTorch answers instead")
+        self.backend, self._compiled = "eager", None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mila_ros.errors import UserError
 from mila_ros.models.heads import Heads
+from mila_ros.models.layers import check_same_size
 from mila_ros.models.mila import Mila
 from mila_ros.models.propagation import Carried, Keyframe, Propagation
 from mila_ros.runtime.openvino_graphs import GraphCache, import_openvino
@@ -42,6 +43,8 @@ from mila_ros.runtime.parts import (
 _Size = tuple[int, int]
 _COARSE, _FINE = 8, 4
 """Strides of coarse and of detail maps."""
+_KEPT = 32
+"""Parts, sizes and sets of outputs that a thread keeps compiled."""
 _MAPS = ("coarse", "carried", "detail")
 """What names of outputs that go into another part begin with; others leave the network, in single precision."""
 
@@ -135,7 +138,15 @@ class OpenVinoBackend:
         requests: dict[Any, _Request] = getattr(self._own, "requests", {})
         key = (part, size, tuple(wanted), torch.get_num_threads())
         if key not in requests:
-            requests[key] = _Request(self._openvino, self._core, graphs[part], wanted, self._dtype)
+            try:
+                made = _Request(self._openvino, self._core, graphs[part], wanted, self._dtype)
+            except Exception as error:
+                self._graphs[size] = {}
+                self._say(f"OpenVINO cannot run the network at {size[1]}x{size[0]}: {error}; PyTorch answers instead")
+                return None
+            while len(requests) >= _KEPT:  # the oldest: sizes and sets of tasks come and go
+                requests.pop(next(iter(requests)))
+            requests[key] = made
             self._own.requests = requests
         return requests[key](given)
 
@@ -194,7 +205,7 @@ class _Request:
         found = [torch.empty(shape, dtype=kind) for shape, kind in zip(self._shapes, self._types, strict=True)]
         for i, value in enumerate(found):
             self._request.set_output_tensor(i, self._shared(value))
-        self._request.infer()
+        self._request.infer(share_outputs=True)  # else it would copy what it has written into `found` once more
         return found
 
     def _shared(self, x: Tensor) -> Any:
@@ -241,6 +252,8 @@ class _Propagation(Propagation):
         return remembered._replace(maps=Keyframe(*(x.contiguous() for x in remembered.maps)))  # as the graph takes them
 
     def forward(self, current: Tensor, memory: Any, tasks: Sequence[str], match: bool = False) -> dict[str, Carried]:
+        for look_up in memory.together.values():
+            check_same_size(current.shape[-2:], (look_up.height, look_up.width))
         size = (current.shape[-2] * _COARSE, current.shape[-1] * _COARSE)
         warped = memory.maps is not None
         names = looked_up(self.eager, tasks)

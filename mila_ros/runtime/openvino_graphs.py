@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from mila_ros.runtime.parts import graphs
 
 _LONGEST = 600.0
 """Seconds that making graphs may take; it takes ten to thirty."""
+_UNUSED = 30 * 24 * 3600.0
+"""Seconds after which graphs that nobody has used are removed."""
 _SOURCES = ("models", "runtime")
 
 
@@ -81,6 +84,8 @@ class GraphCache:
         self._weights = self.folder / "weights.safetensors"
         if not self._weights.is_file():
             save_model(model, self._weights)
+            _forget_old(self.folder.parent)
+        self._weights.touch()
 
     def find(self, height: int, width: int) -> dict[str, Path] | None:
         """The graphs for pictures of this size (padded), if they are there and whole."""
@@ -105,6 +110,13 @@ class GraphCache:
             why = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
             raise UserError(f"the network cannot be compiled for OpenVINO: {why}")
         return found
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove networks unused for a long time: each version of a network, and of this package, has a key of its own."""
+    for weights in folder.glob("*/weights.safetensors"):
+        if time.time() - weights.stat().st_mtime > _UNUSED:
+            shutil.rmtree(weights.parent, ignore_errors=True)
 
 
 def _key(model: Mila) -> str:

@@ -49,13 +49,13 @@ def graphs(model: Mila, height: int, width: int) -> dict[str, Graph]:
         remembered = model.propagation.remember(keyframe)
         carried = model.propagation(fast[0], remembered, tasks)
     made = {
-        FAST: Graph(_Network(model.fast), {"image": last(image)}, ("coarse", "detail")),
-        SLOW: Graph(_Network(model.slow), {"image": last(image)}, ("coarse", "detail")),
+        FAST: Graph(_NetworkGraph(model.fast), {"image": last(image)}, ("coarse", "detail")),
+        SLOW: Graph(_NetworkGraph(model.slow), {"image": last(image)}, ("coarse", "detail")),
         FAST_HEADS: _heads(model.fast_heads, looked_up(model.propagation, tasks), carried, fast[1]),
         SLOW_HEADS: _heads(model.slow_heads, dict.fromkeys(tasks, "all"), {tasks[0]: Carried(*slow)}, slow[1]),
     }
     if isinstance(model.propagation, AttentionPropagation) and can_leave(model.propagation):
-        part = _Propagation(model.propagation, remembered)
+        part = _PropagationGraph(model.propagation, remembered)
         given = {"current": last(fast[0]), **propagation_inputs(remembered)}
         made[PROPAGATION] = Graph(part, given, part.outputs)
     return made
@@ -107,7 +107,7 @@ def look_up_with(look_up: Any, tensors: Mapping[str, Tensor]) -> Any:
     return look_up._replace(**tensors)
 
 
-class _Network(nn.Module):
+class _NetworkGraph(nn.Module):
     """The slow or the fast network: (1, H, W, 3) -> coarse and detail."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -118,7 +118,7 @@ class _Network(nn.Module):
         return tuple(last(x) for x in self.network(first(image)))
 
 
-class _Propagation(nn.Module):
+class _PropagationGraph(nn.Module):
     """Attention: the current features and what is remembered -> what is known, by look-up."""
 
     def __init__(self, propagation: AttentionPropagation, like: Remembered) -> None:
@@ -152,7 +152,7 @@ class _Propagation(nn.Module):
         return tuple(found)
 
 
-class _Heads(nn.Module):
+class _HeadsGraph(nn.Module):
     """Heads: coarse maps by look-up, details, and the keyframe's details by look-up -> raw answers by task."""
 
     def __init__(self, heads: Heads, names: Mapping[str, str]) -> None:
@@ -177,4 +177,4 @@ def _heads(heads: Heads, names: Mapping[str, str], carried: Mapping[str, Carried
     given = {"detail": last(detail)} | {f"coarse_{name}": last(brought.coarse) for name, brought in groups.items()}
     if heads.carried_in:
         given |= {f"carried_{name}": last(x) for name, brought in groups.items() if (x := brought.detail) is not None}
-    return Graph(_Heads(heads, names), given, tuple(names))
+    return Graph(_HeadsGraph(heads, names), given, tuple(names))

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from mila_ros.models.networks import Features
 
 
+PARTS = ("keyframe", "look", "tell")
+"""What threads may share between them: see `Engine.warm_up`."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One frame on the device."""

@@ -167,7 +167,7 @@ class Pipeline:
         """For the thread that calls `answer`, or only those `parts` of it: see `Engine.fast_thread`. Inside, the thread
         is warm."""
         with self.engine.fast_thread():
-            self._warm_up(("keyframe", *parts) if self._mode == "synchronous" and "look" in parts else parts)
+            self._warm_up(("keyframe alone", *parts) if self._mode == "synchronous" and "look" in parts else parts)
             yield
 
     def _warm_up(self, parts: Sequence[str]) -> None:

@@ -31,7 +31,8 @@ class SceneWatch:
             fall: below the keyframe's best by which the scene has left it; 0: never.
         """
         if keyframe != self._keyframe:
-            self._keyframe, self._best, self._low = keyframe, float("-inf"), 0
+            self._best, self._low = float("-inf"), 0
+            self._keyframe = keyframe  # last: another thread may ask meanwhile
         self._match = match
         if match is None or fall <= 0:
             self._low = 0

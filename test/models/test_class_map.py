@@ -1,4 +1,4 @@
-"""Class ids from scores: the place of the greatest, found by its bits and in strips, against PyTorch's own search."""
+"""Class ids from scores: the place of the greatest, found by its bits and class by class, against PyTorch's search."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_scores_may_be_far_from_zero() -> None:
 @pytest.mark.parametrize("classes", [1, 2, 11, 39])
 @pytest.mark.parametrize(("full", "size"), [((88, 112), (88, 112)), ((251, 320), (240, 320)), ((31, 50), (30, 41))])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_map_in_strips_is_that_of_the_enlarged_scores(
+def test_a_map_made_class_by_class_is_that_of_the_enlarged_scores(
     classes: int, full: tuple[int, int], size: tuple[int, int], layout: torch.memory_format
 ) -> None:
     torch.manual_seed(1)
@@ -45,7 +45,22 @@ def test_a_map_in_strips_is_that_of_the_enlarged_scores(
     assert nothing is None and torch.equal(again, ids)
 
 
-def test_what_is_kept_for_a_size_is_not_of_inference() -> None:
+def test_classes_that_are_nowhere_the_best_are_left_out() -> None:
+    scores = torch.zeros(1, 3, 2, 2)
+    scores[0, 0, :, 0], scores[0, 1, :, 1], scores[0, 2] = 4.0, 4.0, 3.0  # between the columns the third would win
+    ids, _ = class_map(scores, (2, 8), (2, 8))
+    assert ids[0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_an_error(wrong: float) -> None:
+    scores = torch.zeros(1, 3, 4, 4)
+    scores[0, 1, 2, 2] = wrong
+    with pytest.raises(ValueError, match="not finite"):
+        class_map(scores, (8, 8), (8, 8))
+
+
+def test_scores_of_inference_and_of_training_give_the_same() -> None:
     scores = torch.randn(1, 3, 17, 19)
     with torch.inference_mode():
         first, _ = class_map(scores, (33, 38), (33, 38))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 from mila_ros.errors import UserError
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
-from mila_ros.runtime import openvino_graphs
+from mila_ros.runtime import openvino_backend, openvino_graphs
 from mila_ros.runtime.devices import pick_backend
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.openvino_graphs import GraphCache
@@ -182,6 +183,24 @@ def test_other_weights_have_other_graphs() -> None:
         next(other.parameters()).add_(1e-3)
     assert GraphCache(one).folder != GraphCache(other).folder
     assert GraphCache(one).folder == GraphCache(tiny()).folder
+
+
+def test_graphs_that_nobody_uses_any_more_are_removed(tmp_path: Path) -> None:
+    old, new = GraphCache(tiny(), tmp_path), GraphCache(tiny(head_channels=16), tmp_path)
+    long_ago = time.time() - 40 * 24 * 3600
+    os.utime(old.folder / "weights.safetensors", (long_ago, long_ago))
+    GraphCache(tiny(head_channels=24), tmp_path)
+    assert not old.folder.exists() and new.folder.is_dir()
+
+
+def test_an_installation_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_backend, "import_openvino", lambda: 1 / 0)
+    said: list[str] = []
+    if pick_backend("auto", torch.device("cpu")) == "openvino":
+        assert engine(tiny(), "auto", said=said).backend == "eager"
+        assert "division by zero; PyTorch answers instead" in said[0]
+    with pytest.raises(UserError, match="backend openvino cannot be used"):
+        engine(tiny(), "openvino")
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:

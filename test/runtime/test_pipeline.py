@@ -227,7 +227,7 @@ def test_each_thread_is_warmed_before_its_first_picture(start, engine, monkeypat
         assert warmed[2:] == [(own, (64, 96, ("tell",)))]
     pipeline.mode = "synchronous"  # whoever looks makes the keyframes
     with pipeline.fast_thread(("look",)):
-        assert warmed[3:] == [(own, (64, 96, ("keyframe", "look")))]
+        assert warmed[3:] == [(own, (64, 96, ("keyframe alone", "look")))]
     monkeypatch.setattr(engine, "warm_up", lambda *size: 1 / 0)
     pipeline, clock = start(warm=(64, 96))  # what fails here fails again with a picture, and is said then
     assert frame(pipeline, clock, 1)[0].depth is not None
