@@ -33,7 +33,7 @@ from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import Memory, Mila
 from mila_ros.models.networks import Features
-from mila_ros.runtime.parts import look_up_tensors, look_up_with
+from mila_ros.runtime.parts import look_up_tensors, look_ups_with
 
 FORMAT = "mila_ros/onnx/1"
 OPSET = 18
@@ -79,10 +79,7 @@ class FastGraph(_Answering):
 
     def forward(self, image: Tensor, focal: Tensor, *tiles: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(remembered_tensors(self._like.remembered), tiles, strict=True))
-        together = {
-            name: look_up_with(look_up, {part: given[f"{part}_{name}"] for part in look_up_tensors(look_up)})
-            for name, look_up in self._like.remembered.together.items()
-        }
+        together = look_ups_with(self._like.remembered.together, given)
         kept = self._like.remembered.maps
         maps = None if kept is None else kept._replace(carried=given["coarse"], detail=given["detail"])
         glance = self.model.glance(image)
@@ -92,12 +89,7 @@ class FastGraph(_Answering):
 
 def remembered_tensors(tiles: Remembered, newest: bool = False) -> dict[str, Tensor]:
     """What the fast graph reads of keyframes, by the names that it has there; newest: the last keyframe's share."""
-    look_ups = tiles.newest if newest else tiles.together
-    named = {
-        f"{part}_{name}": tensor
-        for name, look_up in look_ups.items()
-        for part, tensor in look_up_tensors(look_up).items()
-    }
+    named = look_up_tensors(tiles.newest if newest else tiles.together)
     if tiles.maps is not None:
         named["coarse"], named["detail"] = tiles.maps.carried, tiles.maps.detail
     return named

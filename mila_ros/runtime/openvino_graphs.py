@@ -69,15 +69,15 @@ class GraphCache:
     """
 
     def __init__(self, model: Mila, folder: Path | None = None) -> None:
-        self._key = _key(model)
+        key = _key(model)
         base = cache_dir() if folder is None else folder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self.folder = base / self._key
+        self.folder = base / key
         try:
             self._save(model)
         except OSError:
             self._temporary = tempfile.TemporaryDirectory(prefix="mila_ros-")
-            self.folder = Path(self._temporary.name) / self._key
+            self.folder = Path(self._temporary.name) / key
             self._save(model)
 
     def _save(self, model: Mila) -> None:

@@ -86,25 +86,31 @@ def can_leave(propagation: Propagation) -> bool:
 
 def propagation_inputs(remembered: Remembered) -> dict[str, Tensor]:
     """What a keyframe brings to the graph of `PROPAGATION`, by name."""
-    given = {
-        f"{part}_{name}": tensor
-        for name, look_up in remembered.together.items()
-        for part, tensor in look_up_tensors(look_up).items()
-    }
+    given = look_up_tensors(remembered.together)
     if remembered.maps is not None:
         # These are sampled, which is done map by map: the one place where channels come first.
         given |= {f"keyframe_{part}": value.contiguous() for part, value in remembered.maps._asdict().items()}
     return given
 
 
-def look_up_tensors(look_up: Any) -> dict[str, Tensor]:
-    """The tensors of what one look-up remembers, by the names of its fields."""
-    return {part: value for part, value in look_up._asdict().items() if isinstance(value, Tensor)}
+def look_up_tensors(look_ups: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of what look-ups remember, by field and look-up: keys_all, values_all, ..."""
+    return {
+        f"{field}_{name}": value
+        for name, look_up in look_ups.items()
+        for field, value in look_up._asdict().items()
+        if isinstance(value, Tensor)
+    }
 
 
-def look_up_with(look_up: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The same with other tensors."""
-    return look_up._replace(**tensors)
+def look_ups_with(look_ups: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The same with other tensors, by the names that `look_up_tensors` gives."""
+    return {
+        name: look_up._replace(
+            **{field: tensors[f"{field}_{name}"] for field, x in look_up._asdict().items() if isinstance(x, Tensor)}
+        )
+        for name, look_up in look_ups.items()
+    }
 
 
 class _NetworkGraph(nn.Module):
@@ -132,10 +138,7 @@ class _PropagationGraph(nn.Module):
 
     def forward(self, current: Tensor, *remembered: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self._names, remembered, strict=True))
-        together = {
-            name: look_up_with(look_up, {part: given[f"{part}_{name}"] for part in look_up_tensors(look_up)})
-            for name, look_up in self._like.together.items()
-        }
+        together = look_ups_with(self._like.together, given)
         maps = self._like.maps
         if maps is not None:
             maps = Keyframe(*(given[f"keyframe_{part}"] for part in maps._fields))
