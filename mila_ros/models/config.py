@@ -35,6 +35,9 @@ class ModelConfig:
     """timm name; runs on the half-size picture and is cut after its stride-16 stage."""
     slow_channels: int = 128
     """Width of the slow network's decoder."""
+    slow_zoom: float = 1.0
+    """The slow network sees pictures this much larger than the fast one does: it has the time, and more pixels a thing
+    help it, though they bring no new detail. Carried features keep the fast network's cells."""
     cross_attention: bool = False
     """Sequential cross attention between tasks and scales in the slow network's decoder."""
     channels: int = 96
@@ -83,6 +86,8 @@ class ModelConfig:
             raise UserError(f"at most 255 classes fit into a mono8 picture; got {len(self.classes)}")
         if self.palette and len(self.palette) != len(self.classes):
             raise UserError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        if not 0.5 <= self.slow_zoom <= 4.0:
+            raise UserError(f"slow_zoom must be 0.5 to 4; got {self.slow_zoom}")
         if self.window < 1 or self.window % 2 == 0:
             raise UserError(f"window must be odd and positive; got {self.window}")
         if self.attention not in ("shared", "task"):

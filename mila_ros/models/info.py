@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
         f"reach: {config.reach}",
     ]
     ways += [f"frames: {config.frames}", f"keys: {config.keys}", f"warp: {str(config.warp).lower()}"]
-    print(f"slow network: {config.slow_backbone}; cross_attention: {str(config.cross_attention).lower()}")
+    crossed = f"cross_attention: {str(config.cross_attention).lower()}"
+    print(f"slow network: {config.slow_backbone}; {crossed}, slow_zoom: {config.slow_zoom:g}")
     print(f"from keyframes: {', '.join(ways)}")
     seen = model.working_size(height, width)
     print(f"pictures of {width}x{height} are seen at {seen[1]}x{seen[0]}")

@@ -46,7 +46,9 @@ class Mila(nn.Module):
         self.config = config
         c = config.channels
         tasks = len(config.tasks) if config.cross_attention else 0
-        self.slow = SlowNetwork(config.slow_backbone, config.slow_channels, c, config.pretrained, tasks)
+        self.slow = SlowNetwork(
+            config.slow_backbone, config.slow_channels, c, config.pretrained, tasks, config.slow_zoom
+        )
         self.fast = FastNetwork(config.fast_backbone, c, config.pretrained)
         self.propagation = make_propagation(config)
         self.slow_heads = Heads(config, self.slow.detail_channels)

@@ -51,9 +51,21 @@ class Features(NamedTuple):
 class SlowNetwork(nn.Module):
     """Backbone to stride 32, context over the whole picture, top-down decoder to stride 8 (FPN, Lin et al. 2017)."""
 
-    def __init__(self, backbone: str, channels: int, out_channels: int, pretrained: bool, cross_tasks: int = 0) -> None:
-        """cross_tasks: how many tasks attend to each other between strides 32 and 16; 0: no cross attention."""
+    def __init__(
+        self,
+        backbone: str,
+        channels: int,
+        out_channels: int,
+        pretrained: bool,
+        cross_tasks: int = 0,
+        zoom: float = 1.0,
+    ) -> None:
+        """
+        cross_tasks: how many tasks attend to each other between strides 32 and 16; 0: no cross attention.
+        zoom: pictures are enlarged about so much first; what comes out has the cells of the picture that came in.
+        """
         super().__init__()
+        self.zoom = zoom
         self.backbone = Backbone(backbone, (4, 8, 16, 32), pretrained, drop_path=0.1)
         c4, c8, c16, c32 = self.backbone.channels
         self.detail_channels = c4
@@ -69,6 +81,17 @@ class SlowNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W), RGB in 0..1, H and W multiples of 32 -> (B, C, H/8, W/8), (B, C_d, H/4, W/4)."""
+        height, width = image.shape[-2:]
+        coarse, detail = self._seen(resize(image, self.seen_size(height, width)))
+        return resize(coarse, (height // 8, width // 8)), resize(detail, (height // 4, width // 4))
+
+    def seen_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size (h, w) to which a picture is enlarged: multiples of 32, so its sides may grow unlike by some %."""
+        if self.zoom == 1.0:
+            return height, width
+        return max(1, round(height * self.zoom / 32)) * 32, max(1, round(width * self.zoom / 32)) * 32
+
+    def _seen(self, image: Tensor) -> tuple[Tensor, Tensor]:
         f4, f8, f16, f32 = self.backbone(image)
         p32 = self.context(f32)
         if self.cross is not None:

@@ -99,8 +99,8 @@ class TrainSettings:
 
     model: dict[str, Any] = field(default_factory=dict)
     """Overrides of the model's configuration (models/config.py). With `start`, only of how features are carried, and in
-    the stage slow of tasks, working_pixels, and slow_backbone: another one, from ImageNet weights, under the trained
-    decoder."""
+    the stage slow of tasks, working_pixels, slow_zoom, and slow_backbone: another one, from ImageNet weights, under the
+    trained decoder."""
     labels: str = "nyu40"
     """Class names and colours: config/labels/NAME.yaml. Rendered rooms have those of nyu40."""
     relabel: bool = False

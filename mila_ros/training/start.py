@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
         if settings.stage == "slow":
             if "slow_backbone" in changes:
                 trained = with_backbone(trained, changes.pop("slow_backbone"))
-            answers = {key: changes.pop(key) for key in ("tasks", "working_pixels") if key in changes}
+            answers = {key: changes.pop(key) for key in ("tasks", "working_pixels", "slow_zoom") if key in changes}
             if settings.relabel:
                 labels = load_labels(settings.labels)
                 answers |= {"classes": labels.classes, "palette": labels.palette}
@@ -64,8 +65,8 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[
     if fixed:
         raise UserError(
             f"model settings {fixed} cannot be changed when training starts from a checkpoint, which brings its own; "
-            f"only {list(CARRYING)} can, in the stage slow also slow_backbone, tasks, working_pixels and "
-            "cross_attention, or leave out `start`"
+            f"only {list(CARRYING)} can, in the stage slow also slow_backbone, slow_zoom, tasks, "
+            "working_pixels and cross_attention, or leave out `start`"
         )
     model = Mila(ModelConfig.from_dict(own | changes))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
@@ -113,7 +114,7 @@ def with_backbone(trained: Mila, name: str) -> Mila:
         return trained
     config = ModelConfig.from_dict(trained.config.to_dict() | {"slow_backbone": name})
     model = Mila(config)
-    model.slow = SlowNetwork(name, config.slow_channels, config.channels, pretrained=True)
+    model.slow = SlowNetwork(name, config.slow_channels, config.channels, pretrained=True, zoom=config.slow_zoom)
     own = model.state_dict()
     kept = {
         key: value
@@ -139,6 +140,11 @@ def with_answers(trained: Mila, changes: dict[str, Any]) -> Mila:
         raise UserError("with cross_attention tasks know of each other: they cannot be changed on a trained network")
     model = Mila(config)
     model.load_state_dict(_fitted(trained.state_dict(), model))
+    if "depth" in config.tasks and "depth" in trained.config.tasks:
+        # Things that are seen larger look nearer, by as much; the head answers with the logarithm.
+        with torch.no_grad():
+            out = model.slow_heads.tasks["depth"].out
+            out.bias += math.log(config.slow_zoom / trained.config.slow_zoom)
     if "segmentation" in trained.config.tasks and "segmentation" in config.tasks:
         before = {name: row for row, name in enumerate(trained.config.classes)}
         kept = [(row, before[name]) for row, name in enumerate(config.classes) if name in before]

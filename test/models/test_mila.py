@@ -54,6 +54,23 @@ def test_answers_have_the_size_asked_for_whatever_the_picture(model: Mila, size:
             torch.testing.assert_close(answers["normals"].norm(dim=-1), torch.ones(1, 50, 70))
 
 
+def test_a_slow_network_that_enlarges_pictures_keeps_the_fast_network_s_cells(model: Mila) -> None:
+    larger = Mila(ModelConfig.from_dict(model.config.to_dict() | {"slow_zoom": 1.5})).eval()
+    larger.load_state_dict(model.state_dict())
+    image = torch.rand(1, 3, 64, 128)
+    with torch.inference_mode():
+        seen, plain = larger.slow(image), model.slow(image)
+        assert [x.shape for x in seen] == [x.shape for x in plain]
+        enlarged = torch.nn.functional.interpolate(image, size=(96, 192), mode="bilinear")
+        assert larger.slow.seen_size(64, 128) == (96, 192) and model.slow.seen_size(64, 128) == (64, 128)
+        cells = torch.nn.functional.interpolate(model.slow(enlarged)[0], size=(8, 16), mode="bilinear")
+        torch.testing.assert_close(seen[0], cells)
+        carried = larger.propagate(larger.glance(image), larger.keyframe(image))
+        assert set(larger.predict(carried, TASKS, FOCAL, (32, 48))) == set(TASKS)
+    costs, cheap = count_flops(larger, 64, 128), count_flops(model, 64, 128)
+    assert costs.slow > 1.5 * cheap.slow and costs.fast == cheap.fast and costs.propagate == cheap.propagate
+
+
 def test_only_the_tasks_asked_for_are_answered(model: Mila) -> None:
     with torch.inference_mode():
         glance = model.glance(torch.rand(1, 3, 64, 64))

@@ -1,6 +1,7 @@
 """Training resumes exactly, the command works end to end, wrong settings are refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,6 +238,25 @@ def test_another_slow_backbone_goes_under_the_trained_decoder(tmp_path: Path) ->
     fast = TrainSettings(stage="fast", start=str(path), rendered_clips=1, model={"slow_backbone": name})
     with pytest.raises(UserError, match="in the stage slow also slow_backbone"):
         build_model(fast, ["slow"])
+
+
+def test_a_slow_network_comes_to_see_larger_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "start.safetensors"
+    save_model(Mila(ModelConfig.tiny()), path)
+    trained = load_model(path)
+    settings = TrainSettings(start=str(path), rendered_clips=1, model={"slow_zoom": 1.5})
+    model = build_model(settings, ["slow", "fast"])
+    assert model.config.slow_zoom == model.slow.zoom == 1.5
+    torch.testing.assert_close(model.slow.state_dict(), trained.slow.state_dict())
+    torch.testing.assert_close(model.fast_heads.state_dict(), trained.fast_heads.state_dict())
+    # What is seen 1.5 times as large looks 1.5 times as near; the start already knows.
+    before, after = (m.slow_heads.tasks["depth"].out.bias for m in (trained, model))
+    assert after.item() - before.item() == pytest.approx(math.log(1.5), abs=1e-6)
+    with pytest.raises(UserError, match="slow_zoom must be"):
+        build_model(replace(settings, model={"slow_zoom": 9.0}), ["slow"])
+    with pytest.raises(UserError, match="in the stage slow also slow_backbone, slow_zoom"):
+        build_model(replace(settings, stage="fast"), ["slow"])
 
 
 def test_a_window_of_another_size_keeps_the_middle_of_its_bias() -> None:
