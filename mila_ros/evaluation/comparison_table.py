@@ -11,6 +11,7 @@ ACCURACY = (
     ("RMSE m", "depth.rmse", 1.0, 3),
     ("abs rel", "depth.abs_rel", 1.0, 3),
     ("d1 %", "depth.delta1", 100.0, 3),
+    ("d1 med %", "depth.delta1_scaled", 100.0, 2),
     ("normal °", "normals.mean_deg", 1.0, 3),
     ("median °", "normals.median_deg", 1.0, 3),
     ("<11.25 %", "normals.within_11_25", 100.0, 2),

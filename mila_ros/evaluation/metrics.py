@@ -1,7 +1,8 @@
 """Metrics of dense tasks, accumulated over a whole set: sums and counts, never means of means.
 
 Segmentation: mean intersection over union over the classes that occur in the ground truth, and pixel accuracy
-(Long et al., CVPR 2015). Depth: RMSE, absolute relative error, share within a factor 1.25 (Eigen et al., NeurIPS 2014).
+(Long et al., CVPR 2015). Depth: RMSE, absolute relative error, share within a factor 1.25 (Eigen et al., NeurIPS 2014),
+and the same share once each picture's median is right (Zhou et al., CVPR 2017): the shape, whatever the scale.
 Normals: mean and median angle (Fouhey et al., ICCV 2013); the median is read off a histogram of 0.01 degree bins.
 """
 
@@ -61,21 +62,29 @@ class DepthMetrics:
 
     def __init__(self, nearest: float = 0.1, farthest: float = 80.0) -> None:
         self.nearest, self.farthest = nearest, farthest
-        self.sums = np.zeros((len(self.EDGES) - 1, 4))
-        """A row a range: pixels, squared error, relative error, pixels within a factor of 1.25."""
+        self.sums = np.zeros((len(self.EDGES) - 1, 5))
+        """A row a range: pixels, squared error, relative error, pixels within a factor of 1.25, and those that are so
+        once their picture's median is right."""
 
     def update(self, depth: Tensor, truth: Tensor) -> None:
-        """Metres, any equal shapes; truth NaN (or out of the range) is left out."""
+        """Metres, equal shapes: pictures (B, h, w), or anything else as one picture; truth NaN (or out of the range) is
+        left out."""
+        if depth.ndim > 2:
+            for picture, its_truth in zip(depth, truth, strict=True):
+                self.update(picture, its_truth)
+            return
         known = torch.isfinite(truth) & (truth > self.nearest) & (truth < self.farthest)
         d, t = depth[known].double(), truth[known].double()
         d = torch.nan_to_num(d, nan=0.0).clamp(min=1e-3)
         ranges = torch.bucketize(t, t.new_tensor(self.EDGES[1:-1]), right=True)
-        terms = (torch.ones_like(t), (d - t) ** 2, (d - t).abs() / t, (torch.maximum(d / t, t / d) < 1.25).double())
+        scaled = d * (t.median() / d.median()) if len(t) else d
+        near, near_scaled = ((torch.maximum(x / t, t / x) < 1.25).double() for x in (d, scaled))
+        terms = (torch.ones_like(t), (d - t) ** 2, (d - t).abs() / t, near, near_scaled)
         for column, term in enumerate(terms):
             self.sums[:, column] += torch.bincount(ranges, term, minlength=len(self.sums)).cpu().numpy()
 
     def compute(self) -> dict[str, Any]:
-        """`rmse` in metres, `abs_rel` and `delta1` in 0..1; None without ground truth."""
+        """`rmse` in metres, `abs_rel`, `delta1` and `delta1_scaled` in 0..1; None without ground truth."""
         return self._of(self.sums.sum(axis=0))
 
     def by_range(self) -> dict[str, dict[str, Any]]:
@@ -88,10 +97,15 @@ class DepthMetrics:
 
     @staticmethod
     def _of(sums: npt.NDArray[np.float64]) -> dict[str, Any]:
-        count, square, relative, within = (float(value) for value in sums)
+        count, square, relative, within, scaled = (float(value) for value in sums)
         if not count:
-            return {"rmse": None, "abs_rel": None, "delta1": None}
-        return {"rmse": math.sqrt(square / count), "abs_rel": relative / count, "delta1": within / count}
+            return dict.fromkeys(("rmse", "abs_rel", "delta1", "delta1_scaled"))
+        return {
+            "rmse": math.sqrt(square / count),
+            "abs_rel": relative / count,
+            "delta1": within / count,
+            "delta1_scaled": scaled / count,
+        }
 
 
 class NormalMetrics:

@@ -36,7 +36,7 @@ from mila_ros.models.flops import Flops
 from mila_ros.runtime.engine import Engine
 from mila_ros.worlds.bags import Bag, Pinhole
 
-SCHEMA = "mila_ros/evaluation/1"
+SCHEMA = "mila_ros/evaluation/2"
 WAYS = ("every-frame", "real-time", "live")
 USUAL_WAYS = ("every-frame", "real-time")
 REAL_TIME_SECONDS = 60.0

@@ -137,6 +137,7 @@ METRICS = (
     ("depth", "rmse", "root mean square error", "m", 1.0, 3, "down"),
     ("depth", "abs_rel", "mean error relative to the distance", "%", 100.0, 1, "down"),
     ("depth", "delta1", "pixels within a factor of 1.25", "%", 100.0, 1, "up"),
+    ("depth", "delta1_scaled", "... once each picture's median is right", "%", 100.0, 1, "up"),
     ("normals", "mean_deg", "mean angle", "°", 1.0, 1, "down"),
     ("normals", "median_deg", "median angle", "°", 1.0, 1, "down"),
     ("normals", "within_11_25", "pixels within 11.25°", "%", 100.0, 1, "up"),

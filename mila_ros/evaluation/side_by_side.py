@@ -17,7 +17,8 @@ from mila_ros.evaluation.tally import FEWEST_BLOCKS, resamples
 
 PAIRED, APART = "*", "+"
 """Marks of a difference that is more than chance: frame by frame on the same frames; by intervals that do not touch."""
-_MEANS = ("pixel_accuracy", "rmse", "abs_rel", "delta1", "mean_deg", "within_11_25", "within_22_5", "within_30")
+_WITHIN = ("delta1", "delta1_scaled", "within_11_25", "within_22_5", "within_30")
+_MEANS = ("pixel_accuracy", "rmse", "abs_rel", "mean_deg", *_WITHIN)
 
 
 def main(argv: list[str]) -> int:

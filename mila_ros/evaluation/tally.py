@@ -156,7 +156,7 @@ def digest(sums: Sums, tasks: tuple[str, ...]) -> npt.NDArray[np.float64]:
 def metrics_of(digests: npt.NDArray[np.float64], tasks: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     """Metrics of many digests (N, V) at once, each (N,), by task; NaN without ground truth."""
     found: dict[str, dict[str, Any]] = {}
-    fixed = sum({"depth": 4, "normals": 5}.get(task, 0) for task in tasks)
+    fixed = sum({"depth": 5, "normals": 5}.get(task, 0) for task in tasks)
     classes = (digests.shape[1] - fixed) // 3
     at = 0
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -170,12 +170,13 @@ def metrics_of(digests: npt.NDArray[np.float64], tasks: tuple[str, ...]) -> dict
                     "pixel_accuracy": hits.sum(axis=1) / truth.sum(axis=1),
                 }
             elif task == "depth":
-                count, square, relative, within = digests[:, at : at + 4].T
-                at += 4
+                count, square, relative, within, scaled = digests[:, at : at + 5].T
+                at += 5
                 found[task] = {
                     "rmse": np.sqrt(square / count),
                     "abs_rel": relative / count,
                     "delta1": within / count,
+                    "delta1_scaled": scaled / count,
                 }
             else:
                 count, total, *within_angle = digests[:, at : at + 5].T

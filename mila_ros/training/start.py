@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from mila_ros.models.checkpoint import load_model, read_header, resolve
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import SlowNetwork
+from mila_ros.training.depth_scale import rescale
 from mila_ros.training.settings import TrainSettings
 from mila_ros.worlds.labels import load_labels
 
@@ -141,10 +141,8 @@ def with_answers(trained: Mila, changes: dict[str, Any]) -> Mila:
     model = Mila(config)
     model.load_state_dict(_fitted(trained.state_dict(), model))
     if "depth" in config.tasks and "depth" in trained.config.tasks:
-        # Things that are seen larger look nearer, by as much; the head answers with the logarithm.
-        with torch.no_grad():
-            out = model.slow_heads.tasks["depth"].out
-            out.bias += math.log(config.slow_zoom / trained.config.slow_zoom)
+        # Things that are seen larger look nearer, by as much, and so do they in what is carried from there.
+        rescale(model, config.slow_zoom / trained.config.slow_zoom)
     if "segmentation" in trained.config.tasks and "segmentation" in config.tasks:
         before = {name: row for row, name in enumerate(trained.config.classes)}
         kept = [(row, before[name]) for row, name in enumerate(config.classes) if name in before]

@@ -19,7 +19,7 @@ def test_metrics_know_a_perfect_answer_and_a_wrong_one() -> None:
     result = perfect.compute()
     assert result["segmentation"]["miou"] == 1
     assert result["segmentation"]["iou"][2] is None
-    assert result["depth"] == {"rmse": 0, "abs_rel": 0, "delta1": 1}
+    assert result["depth"] == {"rmse": 0, "abs_rel": 0, "delta1": 1, "delta1_scaled": 1}
     assert result["normals"]["mean_deg"] < 0.1
     wrong = TaskMetrics(("segmentation", "depth", "normals"), 3)
     tilted = torch.zeros(1, 2, 2, 3)
@@ -29,11 +29,29 @@ def test_metrics_know_a_perfect_answer_and_a_wrong_one() -> None:
     assert result["segmentation"]["pixel_accuracy"] == 0
     assert result["depth"]["abs_rel"] == pytest.approx(1)
     assert result["depth"]["rmse"] == pytest.approx(np.sqrt((1 + 4 + 16) / 3))
-    assert result["depth"]["delta1"] == 0
+    assert result["depth"]["delta1"] == 0 and result["depth"]["delta1_scaled"] == 1  # twice as far everywhere
     assert result["normals"]["median_deg"] == pytest.approx(90, abs=0.02)
     empty = TaskMetrics(("depth",), 0)
     empty.update({"depth": depth}, {"depth": None})
     assert empty.compute()["depth"]["rmse"] is None
+
+
+def test_depth_is_also_judged_with_each_picture_s_median_made_right() -> None:
+    rng = np.random.default_rng(6)
+    true = rng.uniform(0.5, 8, (3, 5, 7))
+    said = true * rng.uniform(0.7, 1.4, true.shape) * np.array([0.5, 1.0, 3.0])[:, None, None]
+    true[1, 0] = np.nan
+    metrics = TaskMetrics(("depth",), 0)
+    metrics.update({"depth": torch.from_numpy(said)}, {"depth": torch.from_numpy(true)})
+    near = []
+    for picture, its_truth in zip(said, true, strict=True):
+        known = np.isfinite(its_truth)
+        s, t = picture[known], its_truth[known]
+        s = s * np.quantile(t, 0.5, method="lower") / np.quantile(s, 0.5, method="lower")
+        near.append(np.maximum(s / t, t / s) < 1.25)
+    found = metrics.compute()["depth"]
+    assert found["delta1_scaled"] == pytest.approx(np.concatenate(near).mean(), rel=1e-9)
+    assert found["delta1_scaled"] > found["delta1"]
 
 
 def test_random_answers_against_plain_numpy() -> None:

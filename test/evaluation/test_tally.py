@@ -87,8 +87,8 @@ def test_intervals_hold_the_value_shrink_with_data_and_are_not_made_up() -> None
     def filled(count: int) -> Blocks:
         blocks = Blocks()
         for index in range(count):
-            # Depth alone: pixels, squared, relative, within.
-            blocks.add(index, np.array([100.0, rng.uniform(0, 20), 10.0, 70.0]))
+            # Depth alone: pixels, squared, relative, within, within when scaled.
+            blocks.add(index, np.array([100.0, rng.uniform(0, 20), 10.0, 70.0, 80.0]))
         return blocks
 
     few, many = filled(16), filled(400)
