@@ -39,8 +39,8 @@ lint: setup
 # First what needs no middleware, a file at a time on each of two cores; then the nodes, alone, since they keep time.
 # pytest's status 5: ARGS chose nothing there.
 test: lint
-	@$(ENV) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --ignore test/ros $(ARGS) || [ $$? = 5 ]
-	@$(ENV) python -m pytest test/ros $(ARGS) || [ $$? = 5 ]
+	@$(ENV) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not node" $(ARGS) || [ $$? = 5 ]
+	@$(ENV) python -m pytest -m node $(or $(ARGS),test/ros) || [ $$? = 5 ]
 
 # A benchmark is a module in benchmarks/ that can be run; the others there help them.
 bench: setup

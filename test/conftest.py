@@ -7,6 +7,8 @@ import os
 import random
 from pathlib import Path
 
+import pytest
+
 # Tests may choose another domain; none may meet a robot, or another run of the tests.
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 101)))
@@ -16,6 +18,12 @@ os.environ["XDG_CACHE_HOME"] = str(Path(__file__).parents[1] / ".pytest_cache" /
 
 HAS_ROS = importlib.util.find_spec("rclpy") is not None
 collect_ignore = [] if HAS_ROS else ["ros"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent / "ros" in item.path.parents:
+            item.add_marker("node")
 
 
 def pytest_report_header() -> str:
