@@ -92,7 +92,7 @@ SEARCHED = {"warp": True, "reach": 4}
 
 @pytest.mark.parametrize(
     "changes",
-    [SEARCHED, {"attention": "task", "keys": "slow"}, {"propagation": "alignment"}],
+    [SEARCHED | {"slow_zoom": 1.4}, {"attention": "task", "keys": "slow"}, {"propagation": "alignment"}],
     ids=["searched", "task-specific", "alignment"],
 )
 def test_single_precision_gives_the_same_answers(changes: dict[str, object]) -> None:
