@@ -66,6 +66,8 @@ class CameraInput:
         self._clock = clock
         self.received = 0
         self.last_arrival: float | None = None
+        self._opened = clock()
+        self._told = ""
         self.info: CameraInfo | None = None
         overrides = QoSOverridingOptions.with_default_policies()
         self._subscriptions = [
@@ -126,7 +128,7 @@ class CameraInput:
         topic = self.image_topic
         publishers = self._node.get_publishers_info_by_topic(topic)
         if not publishers:
-            return f"nobody publishes {topic}"
+            return f"nobody publishes {topic}{self._published()}"
         wanted = "sensor_msgs/msg/CompressedImage" if self.settings.compressed else "sensor_msgs/msg/Image"
         kinds = sorted({publisher.topic_type for publisher in publishers})
         if wanted not in kinds:
@@ -137,6 +139,34 @@ class CameraInput:
                 hint = f"; set {self.settings.name}.transport to raw"
             return f"{topic} is published as {', '.join(kinds)}, not as {wanted}{hint}"
         return f"{topic} has a publisher, but no frame arrives"
+
+    def _published(self) -> str:
+        """What pictures there are instead, for who mistyped a topic or forgot the transport."""
+        own = f"{self._node.get_fully_qualified_name()}/"
+        kinds = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
+        found = [
+            f"{topic} ({kinds[types[0]]})"
+            for topic, types in sorted(self._node.get_topic_names_and_types())
+            if types[0] in kinds and not topic.startswith(own) and self._node.count_publishers(topic)
+        ]
+        more = f" and {len(found) - _SUGGESTED} more" if len(found) > _SUGGESTED else ""
+        return f"; there are {', '.join(found[:_SUGGESTED])}{more}" if found else ""
+
+    def overdue(self, now: float, after: float) -> str:
+        """The reason once for each silence longer than `after` seconds; empty while there is nothing to tell."""
+        if now - (self._opened if self.last_arrival is None else self.last_arrival) <= after:
+            self._told = ""
+            return ""
+        reason = self.silence()
+        what = reason.partition(";")[0]  # that other topics come and go is no news
+        if what == self._told:
+            return ""
+        self._told = what
+        return reason
+
+
+_SUGGESTED = 4
+"""Topics named to somebody who waits for one that nobody publishes."""
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,8 @@ class Perception(LifecycleNode):
             before = noted.reported or CameraCounts()
             since = None if source.last_arrival is None else now - source.last_arrival
             stale = since is None or since > settings.stale_after
+            if silent := source.overdue(now, settings.stale_after):
+                self._complain(camera, f"no frame comes: {silent}")
             reports[camera] = CameraReport(
                 image_topic=source.image_topic,
                 info_topic=source.info_topic,

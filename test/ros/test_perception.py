@@ -155,7 +155,8 @@ def test_three_tasks_come_with_the_header_of_their_frame(running):
     assert process.running()
 
 
-def test_frames_are_answered_by_memory_and_the_budget_says_what_it_cost(peer):
+def test_frames_are_answered_by_memory_and_the_budget_says_what_it_cost(running):
+    process, peer = running
     for task in TASKS:
         peer.listen(Image, f"{OUT}/{task}/image")
     wait(lambda: all(peer.heard(f"{OUT}/{task}/image") for task in TASKS), "publishers")
@@ -193,7 +194,9 @@ def test_frames_are_answered_by_memory_and_the_budget_says_what_it_cost(peer):
     keys = {value.key for value in status(peer, "front").values}
     assert keys >= {"frames received", "latency p95 ms", "last input error"}
     assert status(peer, "rear").level == DiagnosticStatus.STALE
-    assert "nobody publishes /rear/image_raw/compressed" in status(peer, "rear").message
+    missing = "nobody publishes /rear/image_raw/compressed; there are "
+    assert missing in status(peer, "rear").message and f"{IMAGE} (raw)" in status(peer, "rear").message
+    assert process.log.count(f"camera rear: no frame comes: {missing}") == 1
     for task in ("segmentation", "normals"):
         peer.deaf(f"{OUT}/{task}/image")
 
