@@ -27,6 +27,7 @@ from mila_ros.models.mila import Mila
 from mila_ros.training.augmentation import Augmentation
 from mila_ros.training.blend import blended
 from mila_ros.training.data import Batches, Pool, label_counts
+from mila_ros.training.depthwise import DepthwiseGradients
 from mila_ros.training.gallery import write_gallery
 from mila_ros.training.losses import class_weights
 from mila_ros.training.settings import TrainSettings
@@ -162,7 +163,8 @@ class Trainer:
             self.batches.options = self._variation()
             for part in range(s.accumulate):
                 with self.fabric.no_backward_sync(self.module, enabled=part < s.accumulate - 1):
-                    losses = self.module(self.batches.next())
+                    with DepthwiseGradients():
+                        losses = self.module(self.batches.next())
                     self.fabric.backward(torch.stack(list(losses.values())).sum() / s.accumulate)
             self.fabric.clip_gradients(self.module, self.optimizer, max_norm=5.0, error_if_nonfinite=False)
             self.optimizer.step()
