@@ -117,7 +117,9 @@ def _play(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         cmd=command,
         name="bag_player",
         # The room for images in shared memory is the sender's.
-        additional_env={} if profile in ("", "none") else {PROFILE_VARIABLE: profile},
+        additional_env={}
+        if profile in ("", "none")
+        else {PROFILE_VARIABLE: str(Path(profile).expanduser().absolute())},
         output="screen",
         on_exit=ended,
     )

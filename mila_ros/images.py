@@ -39,6 +39,8 @@ MAX_PIXELS = 24_000_000
 """Largest picture that is decoded: 4K (8.8 million pixels) and 20-megapixel cameras pass, 8K (33 million)
 does not.
 """
+_NO_NORMAL = 0.5
+"""A shorter vector is none."""
 
 
 class _Layout(NamedTuple):
@@ -176,11 +178,15 @@ def decode_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint
 
 
 def decode_normals(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.float32]:
-    """Surface normals (H, W, 3) float32 of a 32FC3 Image, as they were written. Raises ImageError."""
+    """Surface normals (H, W, 3) float32 of a 32FC3 Image, of unit length; NaN where they are unknown, which some write
+    as zeros. Raises ImageError."""
     if is_compressed(msg) or str(msg.encoding) != "32FC3":
         got = str(msg.format if is_compressed(msg) else msg.encoding)
         raise _unknown_encoding("normals", got, ("32FC3",))
-    return np.ascontiguousarray(_pixels(msg, "32FC3", _OTHER["32FC3"], int(msg.height), max_pixels))
+    written = _pixels(msg, "32FC3", _OTHER["32FC3"], int(msg.height), max_pixels)
+    length = np.sqrt(np.einsum("hwc,hwc->hw", written, written))[..., None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(length > _NO_NORMAL, written / length, np.float32(np.nan))
 
 
 def image_fields(pixels: npt.NDArray[Any], encoding: str) -> dict[str, Any]:
@@ -244,11 +250,6 @@ def _pixels(msg: Any, encoding: str, layout: _Layout, rows: int, max_pixels: int
             f"step of {step} bytes is shorter than a row: "
             f"{width} {encoding} pixels need {width * pixel} bytes; "
             "the publisher fills in step, width or encoding wrongly"
-        )
-    if step % pixel:
-        raise ImageError(
-            f"step of {step} bytes is not a whole number of {pixel}-byte {encoding} pixels; "
-            "the publisher fills in step or encoding wrongly"
         )
     data = _bytes(msg.data)
     if data.size < step * rows:

@@ -136,7 +136,7 @@ def test_rows_and_columns_stay_where_they_are():
 def test_row_padding_is_cut_off(encoding):
     pixel = 3 if encoding == "rgb8" else 2
     pixels = np.arange(H * W * pixel, dtype=np.uint8).reshape(H, W * pixel)
-    padded = np.full((H, (W + 2) * pixel), 255, np.uint8)
+    padded = np.full((H, W * pixel + 5), 255, np.uint8)  # as a driver aligns rows: no whole number of pixels
     padded[:, : W * pixel] = pixels
     plain = images.decode_color(image(pixels, encoding))
     assert (images.decode_color(image(padded, encoding)) == plain).all()
@@ -220,10 +220,6 @@ BAD = [
     (image(np.zeros((H, 0), np.uint8), "bgr8", step=W * 3), "data has 0"),
     (image(flat(1, 2, 3), "bgr8", width=0, step=0), "no pixels: 0x6"),
     (SimpleNamespace(height=0, width=0, encoding="bgr8", is_bigendian=0, step=0, data=b""), "no pixels: 0x0"),
-    (
-        image(np.zeros((H, W * 3 + 1), np.uint8), "bgr8"),
-        "step of 25 bytes is not a whole number of 3-byte bgr8 pixels",
-    ),
     (
         image(flat(1, 2, 3), "bgr8", step=W * 3 - 3),
         "step of 21 bytes is shorter than a row: 8 bgr8 pixels need 24",
@@ -372,8 +368,13 @@ def test_labels():
 
 def test_normals_round_trip():
     normals = np.random.default_rng(1).normal(size=(H, W, 3)).astype(np.float32)
-    msg = SimpleNamespace(**images.image_fields(normals, "32FC3"))
-    assert (images.decode_normals(msg) == normals).all()
+    normals /= np.linalg.norm(normals, axis=2, keepdims=True)
+    written = 2 * normals
+    written[0, 0] = 0  # unknown, as some write it
+    written[0, 1] = np.nan
+    read = images.decode_normals(SimpleNamespace(**images.image_fields(written, "32FC3")))
+    assert read.dtype == np.float32 and np.isnan(read[0, :2]).all()
+    np.testing.assert_allclose(read[1:], normals[1:], rtol=1e-6)
     with pytest.raises(ImageError, match="unknown normals encoding 'rgb8'"):
         images.decode_normals(image(flat(1, 2, 3), "rgb8"))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from typing import Any, TypeVar
 
 import torch
@@ -59,24 +62,60 @@ class Flops:
 
 def count_flops(model: Mila, height: int, width: int, tasks: Sequence[str] | None = None) -> Flops:
     """FLOPs of each part for one picture of height x width pixels; tasks: those of the model when None."""
-    tasks = tuple(model.config.tasks if tasks is None else tasks)
+    wanted = tuple(model.config.tasks if tasks is None else tasks)
+    return count_flops_by_tasks(model, height, width, [wanted])[wanted]
+
+
+def count_flops_by_tasks(
+    model: Mila, height: int, width: int, sets: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, ...], Flops]:
+    """As `count_flops`, for several sets of tasks; the networks, which are the same for all, run once."""
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
     focal = torch.full((1,), model.config.canonical_focal, device=parameter.device)
     size = (height // 2, width // 2)
     was_training = model.training
     model.eval()
+    found: dict[tuple[str, ...], Flops] = {}
     with torch.no_grad():
         memory, slow = counted(lambda: model.keyframe(image))
         _, bare = counted(lambda: model.features(image))
         glance, fast = counted(lambda: model.glance(image))
         for _ in range(model.config.frames - 1):  # after so many keyframes, there are as many to look up as ever
             memory = model.keyframe(image, memory)
-        features, propagate = counted(lambda: model.propagate(glance, memory, tasks))
-        _, heads = counted(lambda: model.predict(features, tasks, focal, size))
-        _, heads_slow = counted(lambda: model.predict(memory.features, tasks, focal, size))
+        for tasks in sets:
+            features, propagate = counted(partial(model.propagate, glance, memory, tasks))
+            _, heads = counted(partial(model.predict, features, tasks, focal, size))
+            _, heads_slow = counted(partial(model.predict, memory.features, tasks, focal, size))
+            found[tasks] = Flops(slow, slow - bare, fast, propagate, heads, heads_slow)
     model.train(was_training)
-    return Flops(slow, slow - bare, fast, propagate, heads, heads_slow)
+    return found
+
+
+class FlopCounts:
+    """What was counted of a network, by size of the picture and tasks. Any thread may ask."""
+
+    def __init__(self, model: Mila) -> None:
+        self._model = model
+        self._counts: dict[tuple[int, int], dict[tuple[str, ...], Flops]] = {}
+        self._lock = threading.Lock()
+
+    def count(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops:
+        """For a picture of (h, w), counted at the first time: for every set of tasks at once, since whoever wants
+        others may come, and counting keeps keyframes waiting."""
+        of_all = self._model.config.tasks
+        with self._lock:
+            if size not in self._counts:
+                sets = [some for count in range(len(of_all)) for some in combinations(of_all, count + 1)]
+                self._counts[size] = count_flops_by_tasks(self._model, *size, sets)
+        return self._counts[size][self._in_order(tasks)]
+
+    def known(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops | None:
+        """As `count`; None where that has not been done yet."""
+        return self._counts.get(size, {}).get(self._in_order(tasks))
+
+    def _in_order(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        return tuple(task for task in self._model.config.tasks if task in tasks)
 
 
 def counted(call: Callable[[], T]) -> tuple[T, int]:

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mila_ros.models.layers import check_same_size
+from mila_ros.models.layers import check_same_size, finished
 
 _MATCH_GAIN = 2.0
 """Scale of queries and keys at the start: features of unit variance that agree outweigh those that do not."""
@@ -29,6 +29,8 @@ _NEARNESS = 2.5
 """Cells: spread of the bell with which near places are preferred at the start."""
 _RECENCY = 1.0
 """By how much (in the logarithm of the weight) a keyframe is preferred to the one before it at the start."""
+_MASKS_KEPT = 8
+"""Sizes of pictures, and numbers of keyframes, whose masks are kept."""
 
 
 class KeyTiles(NamedTuple):
@@ -257,8 +259,10 @@ class LocalAttention(nn.Module):
         if self.frames > 1:
             bias = torch.cat([bias + self.age_bias[age].to(like.dtype) for age in range(frames)], dim=-1)
         if constant and not self.training:
-            # T at most, of one size: fewer keyframes are there only at the beginning.
-            self._masks = {k: m for k, m in self._masks.items() if k[:2] == key[:2]} | {key: bias}
+            # Cameras may differ in size; fewer than T keyframes are there only at the beginning.
+            latest = list(self._masks.items())[1 - _MASKS_KEPT :]
+            finished(bias)
+            self._masks = dict(latest) | {key: bias}
         return bias
 
     def _geometry(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,12 @@ def sample_at(x: Tensor, shift: Tensor, step: int = 1) -> Tensor:
     return found.to(x.dtype, memory_format=torch.channels_last)  # as convolutions are fastest
 
 
+def finished(made: Tensor) -> None:
+    """Wait for what is kept for later: on a GPU it may be another stream that reads it."""
+    if made.is_cuda:
+        torch.cuda.current_stream(made.device).synchronize()
+
+
 HEAD_CHANNELS = 32
 """Of an attention head, at least."""
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mila_ros.models.ila import LocalAttention, attend, grid, halo, padded, tiled, untiled, window_pairs
-from mila_ros.models.layers import check_same_size
+from mila_ros.models.layers import check_same_size, finished
 
 _STEP = 2
 """Cells: displacements that are tried are multiples of it, and looks are means over squares of it."""
@@ -162,6 +162,7 @@ def _plan(height: int, width: int, tile: int, window: int, reach: int, device: t
         favour = favour.masked_fill(both < 0.5 * stays, -torch.inf)
         share = 1 / _heard(both, rows, columns).clamp(min=1)
         first = corner.flatten()[:, None] + inner.flatten()
+        finished(first)
         return _Plan(first, across, entry, ~near, rows, columns, steps, pairs, share, favour)
 
 

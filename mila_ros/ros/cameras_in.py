@@ -120,7 +120,7 @@ class CameraInput:
         self.info = message
 
     def _latched_info(self, message: CameraInfo) -> None:
-        if self.info is None:  # never in place of a newer one
+        if self.info is None or _stamp(message) >= _stamp(self.info):  # never in place of a newer one
             self.info = message
 
     def silence(self) -> str:
@@ -163,6 +163,10 @@ class CameraInput:
             return ""
         self._told = what
         return reason
+
+
+def _stamp(message: CameraInfo) -> tuple[int, int]:
+    return message.header.stamp.sec, message.header.stamp.nanosec
 
 
 _SUGGESTED = 4

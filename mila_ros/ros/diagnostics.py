@@ -63,7 +63,9 @@ class CameraReport:
     problem: str | None = None  # what stands in the way of an answer (no calibration)
     last_error: str | None = None  # of the last frame that failed
     window: CameraWindow | None = None
+    lacking: str | None = None  # why there is no keyframe to answer from
     failed: int = 0  # frames that failed in the window
+    idle: int = 0  # frames that nobody wanted
     dropped: int = 0
     late: int = 0
     keyframe: KeyframeState = field(default_factory=lambda: KeyframeState(0, math.nan, 0))
@@ -120,8 +122,7 @@ def camera_status(node: str, camera: str, report: CameraReport, stale_after: flo
         said = []
         if report.failed:
             said.append(f"{report.failed} frames failed: {report.last_error}")
-        if report.problem:
-            said.append(report.problem)
+        said += [text for text in (report.problem, report.lacking) if text]
         if report.dropped > MANY_DROPPED * max(received, 1):
             said.append(f"{report.dropped} frames dropped for newer ones: the networks cannot keep up")
         if report.late:
@@ -129,7 +130,9 @@ def camera_status(node: str, camera: str, report: CameraReport, stale_after: flo
         if said:
             level, message = DiagnosticStatus.WARN, "; ".join(said)
         elif window is not None and window.answered == 0:
-            message = "nobody subscribes to its outputs"
+            message = (
+                "nobody subscribes to its outputs" if report.idle else "no frame was answered since the last report"
+            )
     return _status(level, f"{node}: camera {camera}", message, report.image_topic, values)
 
 
@@ -154,7 +157,8 @@ def budget_status(node: str, budget: ComputeBudget, deadline: float, degraded: b
         values[f"{stage.name} p95 ms"] = float(stage.p95_ms)
         if stage.name == "total":
             total = stage.p95_ms
-    level, message = DiagnosticStatus.OK, budget.reason or "within the deadline"
+    usual = "no frame was answered" if math.isnan(total) else "within the deadline"
+    level, message = DiagnosticStatus.OK, budget.reason or usual
     if total > deadline:
         level = DiagnosticStatus.WARN
         message = f"95th percentile of {total:.0f} ms is above the deadline of {deadline:.0f} ms; {budget.reason}"

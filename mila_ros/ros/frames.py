@@ -19,8 +19,11 @@ from mila_ros.ros.parameters import Settings
 from mila_ros.ros.topics_out import CameraOutputs
 from mila_ros.runtime.meter import CameraCounts
 from mila_ros.runtime.passing import Picture
-from mila_ros.runtime.pipeline import LONGEST_START, Pipeline, Seen
+from mila_ros.runtime.pipeline import LONGEST_START, KeyframeState, Pipeline, Seen
 from mila_ros.runtime.slots import Handover, NewestSlots
+
+_START_REPORTS = 2
+"""Reports in which a camera may be without a keyframe before that is a problem."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ class Noted:
     calibration: tuple[Any, ...] | None = None  # what it was made from
     calibrated: Calibration | None = None
     reported: CameraCounts | None = None  # totals at the last report
+    alone: int = 0  # reports in a row of answers without a keyframe
+
+    def lacking(self, keyframe: KeyframeState, answered: int, max_age: float) -> str | None:
+        """Once a report: why frames are answered by the fast network alone, if that goes on; a start is no news."""
+        lacks = answered > 0 and (keyframe.number == 0 or keyframe.age > max_age)
+        self.alone = self.alone + 1 if lacks else 0
+        if keyframe.problem is not None:
+            return keyframe.problem
+        return "answered without a keyframe: the slow network gives none" if self.alone > _START_REPORTS else None
 
 
 class Frames:
@@ -116,6 +128,7 @@ class Frames:
         meter.count(camera, "received")
         if not self._outputs[camera].wanted():
             meter.count(camera, "idle")
+            self.noted[camera].problem = None  # what stood in the way of an answer that nobody wants any more
         elif self._slots.put(camera, frame) is not None:
             meter.count(camera, "dropped")
 
@@ -236,7 +249,7 @@ class Frames:
         answer = self._pipeline.tell(looked.seen)
         self.noted[camera].output_size = answer.size
         begin = time.perf_counter()
-        self._outputs[camera].publish(
+        published = self._outputs[camera].publish(
             looked.waiting.frame.message.header,
             answer,
             looked.waiting.rgb,
@@ -246,6 +259,9 @@ class Frames:
             settings.view_opacity,
         )
         meter.time("publish", (time.perf_counter() - begin) * 1e3)
+        if not published:  # whoever wanted it has left, or wanted only a calibration that is not known
+            meter.count(camera, "idle")
+            return
         total = (time.monotonic() - looked.waiting.frame.arrived) * 1e3
         meter.time("total", total)
         meter.answered(camera, total, late=total > settings.deadline)

@@ -259,13 +259,13 @@ class Parameters:
 
     Args:
         node: their owner.
-        on_change: called after `settings` has changed.
+        on_change: called with the old and the new `settings` when they have changed.
 
     Raises:
         UserError: a value given at the start is of the wrong type or out of its range.
     """
 
-    def __init__(self, node: LifecycleNode, on_change: Callable[[Settings], None]) -> None:
+    def __init__(self, node: LifecycleNode, on_change: Callable[[Settings, Settings], None]) -> None:
         self._node = node
         self._on_change = on_change
         self._settings_of: dict[str, Setting] = {}
@@ -302,7 +302,7 @@ class Parameters:
         declared = set(self._settings_of)
         said = []
         for name in sorted(self._overrides()):
-            if self._node.has_parameter(name) or name.startswith("qos_overrides."):
+            if self._node.has_parameter(name):  # of QoS overrides those that a topic of the node has
                 continue
             if name in _SHIPPED:
                 continue  # cameras of other names with the shipped parameters file
@@ -359,8 +359,8 @@ class Parameters:
 
     def _changed(self, parameters: list[Parameter]) -> None:
         if any(parameter.name in self._settings_of for parameter in parameters):
-            self.settings = self._read()
-            self._on_change(self.settings)
+            before, self.settings = self.settings, self._read()
+            self._on_change(before, self.settings)
 
 
 def check_cameras(names: Iterable[str]) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ from mila_ros.ros.support import interruptible
 from mila_ros.ros.topics_out import OUTPUT_QOS, CameraOutputs
 from mila_ros.runtime.budget import price
 from mila_ros.runtime.controller import BudgetController, Decision, Limits
+from mila_ros.runtime.devices import give_back_memory
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.load import measure
 from mila_ros.runtime.meter import CameraCounts, Window, resident_mb
@@ -235,16 +236,18 @@ class Perception(LifecycleNode):
         if self._engine is not None:
             self._engine = None
             with_all()
+        give_back_memory()
         self._budget = None
 
-    def _apply(self, settings: Settings) -> None:
+    def _apply(self, before: Settings, settings: Settings) -> None:
         """Hand changed parameters to what runs."""
         if self._engine is not None:
             self._engine.output_scale = settings.output_scale
             self._engine.max_pixels = settings.max_pixels
         if self._pipeline is not None:
             self._pipeline.mode = settings.mode
-            self._pipeline.period = settings.keyframe_period
+            if settings.keyframe_period != before.keyframe_period:  # else it would undo what the budget asks for
+                self._pipeline.period = settings.keyframe_period
             self._pipeline.max_age = settings.keyframe_max_age
 
     def _complain(self, camera: str, text: str) -> None:
@@ -272,6 +275,7 @@ class Perception(LifecycleNode):
             before = noted.reported or CameraCounts()
             since = None if source.last_arrival is None else now - source.last_arrival
             stale = since is None or since > settings.stale_after
+            keyframe = pipeline.keyframe_state(camera, now, source.received)
             if silent := source.overdue(now, settings.stale_after):
                 self._complain(camera, f"no frame comes: {silent}")
             reports[camera] = CameraReport(
@@ -282,10 +286,9 @@ class Perception(LifecycleNode):
                 problem=noted.problem,
                 last_error=noted.error,
                 window=seen,
-                failed=seen.counts.failed - before.failed,
-                dropped=seen.counts.dropped - before.dropped,
-                late=seen.counts.late - before.late,
-                keyframe=pipeline.keyframe_state(camera, now, source.received),
+                lacking=noted.lacking(keyframe, seen.answered, settings.keyframe_max_age),
+                **seen.counts.since(before),
+                keyframe=keyframe,
                 size=noted.size,
                 output_size=noted.output_size,
             )

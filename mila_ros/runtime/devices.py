@@ -62,6 +62,12 @@ def pick_precision(name: str, device: torch.device) -> str:
     return name
 
 
+def give_back_memory() -> None:
+    """Let other processes have what PyTorch keeps of a GPU's memory and does not use."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def pick_backend(name: str, device: torch.device) -> str:
     """eager (PyTorch) or openvino. auto: openvino on an x86 CPU where it is installed, else eager.
 

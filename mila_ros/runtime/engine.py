@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from mila_ros.errors import UserError
-from mila_ros.models.flops import Flops, count_flops
+from mila_ros.models.flops import FlopCounts, Flops
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import STRIDE
 from mila_ros.runtime.devices import DTYPES, pick_backend, pick_device, pick_precision
@@ -106,8 +106,7 @@ class Engine:
             self._fast_stream = torch.cuda.Stream(self.device, priority=-1)
             self._slow_stream = torch.cuda.Stream(self.device, priority=0)
             self._upload_stream = torch.cuda.Stream(self.device, priority=-1)
-        self._flops: dict[tuple[int, int, tuple[str, ...]], Flops] = {}
-        self._flops_lock = threading.Lock()
+        self._flops = FlopCounts(self.model)
         # By size: what a first picture gave, for threads that warm up and do not run what gives it.
         self._at_first: dict[tuple[int, int], tuple[Memory, list[Looked]]] = {}
 
@@ -276,11 +275,11 @@ class Engine:
         if memory is not None:
             features = self._running.propagate(features, memory, tasks, match=match)
             watch.lap("ila")
-        return Looked(picture, features, watch)
+        return Looked(picture, features, watch, memory)
 
     def recall(self, picture: Picture, memory: Memory) -> Looked:
         """In place of `look`, for the keyframe itself: what the slow network knows of it."""
-        return Looked(picture, memory.features, Stopwatch(self.device))
+        return Looked(picture, memory.features, Stopwatch(self.device), memory)
 
     def answer_keyframe(
         self,
@@ -347,15 +346,11 @@ class Engine:
 
     def flops(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops:
         """Arithmetic for a picture of this size (as the networks see it). Counted once, by running: takes a while."""
-        key = (*size, tuple(tasks))
-        with self._flops_lock:
-            if key not in self._flops:
-                self._flops[key] = count_flops(self.model, *size, tasks)
-            return self._flops[key]
+        return self._flops.count(size, tasks)
 
     def known_flops(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops | None:
         """As `flops`, but None where it has not been counted yet."""
-        return self._flops.get((*size, tuple(tasks)))
+        return self._flops.known(size, tasks)
 
     def warm_up(self, height: int, width: int, parts: Sequence[str] = PARTS) -> None:
         """Run everything once, so that the first frame does not pay for what is set up on first use.

@@ -51,6 +51,10 @@ class CameraCounts:
     idle: int = 0
     keyframes: int = 0
 
+    def since(self, before: CameraCounts) -> dict[str, int]:
+        """What a report asks about: how many more since then."""
+        return {name: getattr(self, name) - getattr(before, name) for name in ("failed", "dropped", "late", "idle")}
+
 
 @dataclass(frozen=True)
 class CameraWindow:

@@ -259,13 +259,14 @@ class _Propagation(Propagation):
         names = looked_up(self.eager, tasks)
         groups = list(dict.fromkeys(names.values()))
         kinds = ("coarse", "carried") if warped else ("coarse",)
-        wanted = [f"{kind}_{name}" for name in groups for kind in kinds] + (["match"] if match and warped else [])
+        # The match is asked for every time: it costs next to nothing, another set of outputs would be compiled anew.
+        wanted = [f"{kind}_{name}" for name in groups for kind in kinds] + (["match"] if warped else [])
         given = {"current": last(current), **propagation_inputs(memory)}
         found = self._backend.run(PROPAGATION, size, given, wanted)
         if found is None:
             return self.eager(current, memory, tasks, match)
         by_name = dict(zip(wanted, found, strict=True))
-        alike = by_name.get("match")
+        alike = by_name.get("match") if match else None
         brought: dict[str, Carried] = {}
         for name in groups:
             detail = first(by_name[f"carried_{name}"]) if warped else None
@@ -292,8 +293,9 @@ class _Heads(nn.Module):
                 from_keyframe = dict.fromkeys(coarse, nothing)
             given |= {f"carried_{self._groups[t]}": last(from_keyframe[t]) for t in coarse}
         size = (detail.shape[-2] * _FINE, detail.shape[-1] * _FINE)
-        found = self._backend.run(self._part, size, given, tuple(coarse))
+        wanted = [task for task in self._groups if task in coarse]  # in one order, whatever order they are asked in
+        found = self._backend.run(self._part, size, given, wanted)
         if found is None:
             answers: dict[str, Tensor] = self.eager(coarse, detail, carried)
             return answers
-        return {task: first(value) for task, value in zip(coarse, found, strict=True)}
+        return {task: first(value) for task, value in zip(wanted, found, strict=True)}

@@ -12,6 +12,7 @@ import torch
 from mila_ros.runtime.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
+    from mila_ros.models.mila import Memory
     from mila_ros.models.networks import Features
 
 
@@ -37,6 +38,8 @@ class Looked:
     picture: Picture
     features: Features
     watch: Stopwatch
+    memory: Memory | None = None
+    """What was looked up. On a GPU the stream may still read it: it must not go before the answer is there."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class KeyframeState:
     age: float  # seconds since its picture arrived; NaN: none
     distance: int  # frames of the camera since
     match: float = math.nan  # how alike the newest frame and it look, at most 1; NaN: not known
+    problem: str | None = None  # why the last one that was begun came to nothing; None: it did not
 
 
 @dataclass
@@ -43,6 +44,7 @@ class _Camera:
     size: tuple[int, int] | None = None
     stamp_ns: int | None = None
     frame: int = 0
+    problem: str | None = None  # of the last keyframe that was begun
 
 
 @dataclass(frozen=True)
@@ -187,15 +189,17 @@ class Pipeline:
 
     def keyframe_state(self, camera: str, now: float, frame: int) -> KeyframeState:
         """The keyframe of a camera, for a frame number and a time."""
-        keyframe = self._cameras[camera].slot.get()
+        state = self._cameras[camera]
+        keyframe = state.slot.get()
         if keyframe is None:
-            return KeyframeState(0, math.nan, 0)
-        match = self._cameras[camera].watch.match(keyframe.number)
+            return KeyframeState(0, math.nan, 0, problem=state.problem)
+        match = state.watch.match(keyframe.number)
         return KeyframeState(
             keyframe.number,
             now - keyframe.captured,
             max(0, frame - keyframe.frame),
             math.nan if match is None else match,
+            state.problem,
         )
 
     def break_in(self, camera: str, size: tuple[int, int], stamp_ns: int | None = None) -> str | None:
@@ -330,14 +334,16 @@ class Pipeline:
             self._begun.set()
 
     def _work_on(self, camera: str, job: _Job) -> None:
+        problem: str | None = None
         try:
             self._work(camera, job)
         except Exception as error:  # one bad picture must not end all keyframes
+            problem = f"the slow network failed: {type(error).__name__}: {error}"
             if self._on_error is not None:
-                self._on_error(camera, f"the slow network failed: {error}")
+                self._on_error(camera, problem)
         finally:
             if camera in self._cameras:
-                self._cameras[camera].busy = False
+                self._cameras[camera].busy, self._cameras[camera].problem = False, problem
 
     def _work(self, camera: str, job: _Job) -> None:
         if job.picture is None:

@@ -7,14 +7,16 @@ import math
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from mila_ros.msg import ComputeBudget, StageTiming
 from sensor_msgs.msg import CameraInfo
 
-from mila_ros.ros.cameras_in import calibrate, pinhole, scaled_info
-from mila_ros.ros.diagnostics import CameraReport, Throttle, camera_status
-from mila_ros.ros.frames import _same
+from mila_ros.ros.cameras_in import CameraInput, calibrate, pinhole, scaled_info
+from mila_ros.ros.diagnostics import CameraReport, Throttle, budget_status, camera_status
+from mila_ros.ros.frames import Noted, _same
 from mila_ros.ros.topics_out import millimetres
 from mila_ros.ros.views import colour_table, depth_view, normals_view, segmentation_view
 from mila_ros.runtime.meter import Meter
+from mila_ros.runtime.pipeline import KeyframeState
 
 
 def test_class_colours_cover_the_picture_and_leave_the_unlabelled():
@@ -101,6 +103,16 @@ def test_without_a_focal_length_there_is_a_sentence_or_an_assumption(info):
     assert assumed.focal == pytest.approx(320.0) and "90 degrees is assumed" in assumed.problem
 
 
+def test_a_latched_calibration_gives_way_to_a_newer_one():
+    source = CameraInput.__new__(CameraInput)
+    source.info = None
+    for seconds, width in ((5, 640), (3, 320), (9, 1280)):
+        message = CameraInfo(width=width)
+        message.header.stamp.sec = seconds
+        source._latched_info(message)
+    assert source.info.width == 1280 and source.info.header.stamp.sec == 9
+
+
 def test_the_log_repeats_nothing_for_ten_seconds_and_numbers_are_no_news():
     throttle = Throttle()
     assert throttle.passes("size 10x20 is wrong", 0.0)
@@ -132,6 +144,7 @@ def report(**changes) -> CameraReport:
         ({"dropped": 12}, DiagnosticStatus.WARN, "12 frames dropped"),
         ({"late": 1}, DiagnosticStatus.WARN, "deadline"),
         ({"problem": "no depth: no camera_info"}, DiagnosticStatus.WARN, "no depth"),
+        ({"lacking": "the slow network failed: memory"}, DiagnosticStatus.WARN, "the slow network failed"),
     ],
 )
 def test_a_camera_is_ok_stale_or_has_a_warning(changes, level, words):
@@ -139,3 +152,22 @@ def test_a_camera_is_ok_stale_or_has_a_warning(changes, level, words):
     assert status.level == level and words in status.message
     values = {value.key: value.value for value in status.values}
     assert values["frames received"] == "30" and values["latency p50 ms"] == "20.000"
+
+
+def test_a_camera_that_nobody_wants_is_told_from_one_that_is_not_answered():
+    window = Meter(["front"], 0.0).window(1.0).cameras["front"]
+    for idle, words in ((12, "nobody subscribes"), (0, "no frame was answered")):
+        status = camera_status("perception", "front", report(window=window, idle=idle), stale_after=2.0)
+        assert status.level == DiagnosticStatus.OK and words in status.message
+    budget = ComputeBudget(stages=[StageTiming(name="total", p95_ms=math.nan)])
+    assert budget_status("perception", budget, 100.0).message == "no frame was answered"
+
+
+def test_a_lasting_lack_of_keyframes_is_a_problem_and_a_start_is_none():
+    noted, none = Noted(), KeyframeState(0, math.nan, 0)
+    assert [noted.lacking(none, 30, 5.0) for _ in range(2)] == [None, None]
+    assert "without a keyframe" in noted.lacking(none, 30, 5.0)
+    assert noted.lacking(KeyframeState(7, 0.2, 6), 30, 5.0) is None
+    assert [noted.lacking(KeyframeState(7, 6.0, 180), 30, 5.0) for _ in range(3)][2] is not None
+    assert noted.lacking(none, 0, 5.0) is None  # nobody is answered at all
+    assert noted.lacking(KeyframeState(7, 0.2, 6, problem="out of memory"), 30, 5.0) == "out of memory"

@@ -10,6 +10,7 @@ import torch
 
 from mila_ros.errors import UserError
 from mila_ros.models.config import ModelConfig
+from mila_ros.models.flops import count_flops
 from mila_ros.models.mila import Mila
 from mila_ros.runtime.devices import available_devices, fast_bf16, pick_device, pick_precision
 from mila_ros.runtime.engine import Engine
@@ -134,6 +135,10 @@ def test_flops_are_counted_once(engine):
     assert engine.known_flops((64, 96), ("depth",)) is None
     flops = engine.flops((64, 96), ("depth",))
     assert flops.slow > flops.fast > 0 and engine.known_flops((64, 96), ("depth",)) is flops
+    # At once for whatever else somebody may come to want, in any order.
+    both = engine.known_flops((64, 96), ("normals", "depth"))
+    assert both is not None and both.heads > flops.heads and both.slow == flops.slow
+    assert both == count_flops(engine.model, 64, 96, ("depth", "normals"))
 
 
 def test_unknown_devices_are_refused_and_the_existing_ones_named():

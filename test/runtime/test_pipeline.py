@@ -127,10 +127,12 @@ def test_a_failing_keyframe_is_reported_and_frames_go_on(engine, monkeypatch):
             with pipeline.fast_thread():
                 answer, _ = pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 1)
             wait(lambda: errors)
+            wait(lambda: "out of memory" in (pipeline.keyframe_state("front", 0.0, 1).problem or ""))
         assert answer.depth is not None and errors[0][0] == "front" and "out of memory" in errors[0][1]
         with pipeline.fast_thread():
             pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 2)
         wait(lambda: pipeline.keyframe_state("front", time.monotonic(), 2).number == 1)
+        wait(lambda: pipeline.keyframe_state("front", time.monotonic(), 2).problem is None)
     finally:
         pipeline.close()
 
