@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mila_ros.camera_info import CameraInfoError
 from mila_ros.worlds.bags import Bag, BagTruncated
 from mila_ros.worlds.frames import Intrinsics
 
@@ -76,6 +77,7 @@ class RegistrationCheck:
         self._every = max(1, expected // _FRAMES)
         self._number = self._used = 0
         self._width = 0
+        self._size: tuple[int, int] | None = None
         self._sums: dict[float, Array] = {}
 
     def update(self, rgb: npt.NDArray[np.uint8], depth: npt.NDArray[np.float32] | None) -> None:
@@ -85,6 +87,9 @@ class RegistrationCheck:
             return
         self._width = rgb.shape[1]
         size = (_WIDTH, round(_WIDTH * rgb.shape[0] / rgb.shape[1]))
+        if self._size not in (None, size):
+            return  # of another shape: sums of both would mean nothing
+        self._size = size
         picture, edges = _picture_edges(rgb, size), _depth_edges(depth, size)
         if edges.sum() < 200:
             return  # a bare wall says nothing
@@ -136,8 +141,8 @@ def check_recording(bag: Bag) -> str | None:
             number += 1
             if number >= _PAIRS:
                 break
-    except BagTruncated:
-        pass  # the bag tells of it itself
+    except (BagTruncated, CameraInfoError):
+        pass  # the bag tells of it itself; of another shape of pictures whoever replays it does
     found = check.compute()
     return None if found is None or camera is None else found.sentence(camera)
 

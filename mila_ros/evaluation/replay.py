@@ -131,7 +131,7 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
             "schema": SCHEMA,
             "key": key,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "bag": _described(bag, path, (height, width)),
+            "bag": _described(bag, path, (height, width), settings.depth_camera is not None),
             "model": {
                 "name": resolve(settings.model).stem,
                 "tasks": list(config.tasks),
@@ -144,7 +144,7 @@ def evaluate_bag(path: Path, out: Path, settings: ReplaySettings, key: dict[str,
             "settings": asdict(settings),
             "machine": machine.hardware(),
             "versions": machine.versions(),
-            "notes": _registration_notes(bag),
+            "notes": _registration_notes(bag, settings.depth_camera is not None),
             "interrupted": True,
         }
     with open_bag() as bag:
@@ -235,7 +235,8 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _described(bag: Bag, path: Path, size: tuple[int, int]) -> dict[str, Any]:
+def _described(bag: Bag, path: Path, size: tuple[int, int], stated: bool) -> dict[str, Any]:
+    """stated: whoever evaluates has said what the depth camera is."""
     kinds = {"color": bag.color_topic, "camera_info": bag.camera_info_topic, "depth": bag.depth_topic}
     kinds |= {"labels": bag.labels_topic, "normals": bag.normals_topic}
     return {
@@ -245,19 +246,28 @@ def _described(bag: Bag, path: Path, size: tuple[int, int]) -> dict[str, Any]:
         "width": size[1],
         "height": size[0],
         "topics": {kind: topic for kind, topic in kinds.items() if topic},
-        "depth_registered_here": bag.registration is not None,
+        "depth_registered_here": _registered_by(bag, stated) is not None,
         "truncated": bag.truncated,
     }
 
 
-def _registration_notes(bag: Bag) -> list[str]:
+def _registered_by(bag: Bag, stated: bool) -> str | None:
+    """What depth of another camera was put into the picture by, in words; None: it was not."""
+    if bag.depth_topic is None or not (stated or bag.registration):
+        return None
+    camera = "the depth camera that was stated" if stated else "camera_info"
+    return f"{camera} and /tf_static" if bag.registration else camera
+
+
+def _registration_notes(bag: Bag, stated: bool) -> list[str]:
     if bag.registration_problem:
         return [bag.registration_problem]
-    if bag.registration is None:
+    by = _registered_by(bag, stated)
+    if by is None:
         return []
     return [
         f"{bag.depth_topic} is another camera's: its readings were put where the colour camera would have seen them, "
-        "by camera_info and /tf_static"
+        f"by {by}"
     ]
 
 
@@ -296,7 +306,13 @@ def _every_frame(
         found["notes"].append(f"The replay ended before the recording does: {every.ended_early}")
     _note_strange(found, every.strange_labels)
     for name, method in every.methods.items():
-        if set(method.get("by_distance", {})) == {"0"} and name != "mila/1":
+        interval, ages = int(name.partition("/")[2] or 1), {int(age) for age in method.get("by_distance", {})}
+        if ages - {0} and ages < set(range(interval)):
+            found["notes"].append(
+                f"ground truth is so sparse that {name} was judged only {', '.join(map(str, sorted(ages)))} frames "
+                f"after its keyframe, not at every age up to {interval - 1}: its numbers stand for those"
+            )
+        if ages == {0} and name != "mila/1":
             found["notes"].append(
                 f"all judged frames of {name} are keyframes: its numbers say nothing about the frames between; "
                 "choose an interval that does not fit the spacing of the ground truth"

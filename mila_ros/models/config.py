@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -13,6 +14,16 @@ TASKS = ("segmentation", "depth", "normals")
 
 PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps")
 """Every way to carry features from a keyframe."""
+
+_OF_ATTENTION = ("attention", "frames", "warp", "reach")
+"""Settings that only local attention has."""
+
+
+def model_changes(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Model settings with some of them changed; a way to carry features without local attention drops its settings."""
+    without = "attention" not in str(changes.get("propagation", "attention"))
+    kept = {key: value for key, value in base.items() if not (without and key in _OF_ATTENTION)}
+    return kept | dict(changes)
 
 
 @dataclass(frozen=True)
@@ -95,13 +106,8 @@ class ModelConfig:
         if self.propagation not in PROPAGATIONS:
             raise UserError(f'propagation must be one of {", ".join(PROPAGATIONS)}; got "{self.propagation}"')
         if "attention" not in self.propagation:
-            asked = {
-                "attention": self.attention != "shared",
-                "frames": self.frames != 1,
-                "warp": self.warp,
-                "reach": self.reach,
-            }
-            wrong = [name for name, changed in asked.items() if changed]
+            usual = {field.name: field.default for field in fields(self)}
+            wrong = [name for name in _OF_ATTENTION if getattr(self, name) != usual[name]]
             if wrong:
                 raise UserError(
                     f"{', '.join(wrong)}: for local attention, which propagation: {self.propagation} has not; "

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
+from mila_ros.models.checkpoint import resolve
 from mila_ros.models.config import TASKS
 from mila_ros.paths import config_dir
 from mila_ros.training.data import Pool, decoded, pool_of_frames, pool_of_rendered
@@ -21,6 +24,8 @@ from mila_ros.training.trainer import Trainer
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.world import NoFramesError, open_world_for
+
+_LONGEST_WAIT = timedelta(days=1)
 
 
 def load_pools(
@@ -75,7 +80,22 @@ def main(argv: list[str]) -> int:
         raise UserError(f'--device "{options.device}": expected cpu, cuda or auto')
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch finds no usable CUDA device here; use --device cpu")
-    fabric = Fabric(accelerator=options.device, devices=options.processes, precision=settings.precision)
+    if options.processes < 1:
+        raise UserError(f"--processes {options.processes}: at least one")
+    if settings.start is not None:
+        resolve(settings.start)  # what is missing is said before frames are decoded and rooms rendered
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {options.out} cannot be a folder: {error.strerror}") from error
+    # While one process validates the others wait, for as long as it takes.
+    strategy = DDPStrategy(timeout=_LONGEST_WAIT) if options.processes > 1 else "auto"
+    try:
+        fabric = Fabric(
+            accelerator=options.device, strategy=strategy, devices=options.processes, precision=settings.precision
+        )
+    except ValueError as error:
+        raise UserError(f"precision={settings.precision} or --device {options.device} cannot be: {error}") from error
     fabric.launch()
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True

@@ -10,6 +10,12 @@ from typing import Any
 import yaml
 
 from mila_ros.errors import UserError
+from mila_ros.models.config import TASKS, model_changes
+
+_AT_LEAST_ONE = (
+    *("steps", "batch", "accumulate", "validate_every", "save_every", "height", "width", "truth_stride"),
+    *("rendered_frames", "rendered_interval", "max_distance"),
+)
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,9 @@ class TrainSettings:
     training of the slow network leaves them behind: then copies are the better start."""
 
     model: dict[str, Any] = field(default_factory=dict)
-    """Overrides of the model's configuration (models/config.py). With `start`, only of how features are carried, and in
-    the stage slow of tasks, working_pixels, slow_zoom, and slow_backbone: another one, from ImageNet weights, under the
-    trained decoder."""
+    """Overrides of the model's configuration (models/config.py); on the command line, of those of the file. With
+    `start`, only of how features are carried, and in the stage slow of tasks, working_pixels, slow_zoom, and
+    slow_backbone: another one, from ImageNet weights, under the trained decoder."""
     labels: str = "nyu40"
     """Class names and colours: config/labels/NAME.yaml. Rendered rooms have those of nyu40."""
     relabel: bool = False
@@ -130,8 +136,17 @@ class TrainSettings:
             raise UserError(
                 f'rendered rooms have the classes of nyu40, not of "{self.labels}": set rendered_clips to 0'
             )
-        if self.steps < 1 or self.batch < 1 or self.accumulate < 1:
-            raise UserError("steps, batch and accumulate must be positive")
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.rendered_clips < 0 or (self.minutes is not None and self.minutes <= 0):
+            raise UserError("rendered_clips must not be negative, and minutes must be above 0")
+        for name in ("model", "task_weights"):
+            if not isinstance(getattr(self, name), dict):
+                raise UserError(f"{name} is {getattr(self, name)!r}; it must be a mapping: '{name}={{key: value}}'")
+        strange = sorted(set(self.task_weights) - set(TASKS))
+        if strange:
+            raise UserError(f"task_weights names {', '.join(strange)}; the tasks are {', '.join(TASKS)}")
         for name in ("whole", "blend"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is a share, 0 to 1; got {getattr(self, name)}")
@@ -143,8 +158,17 @@ class TrainSettings:
         return asdict(self)
 
 
+def _changed(key: str, usual: Any, value: Any) -> Any:
+    """What an override makes of a value of the file."""
+    if not isinstance(usual, dict) or not isinstance(value, dict):
+        return value
+    return model_changes(usual, value) if key == "model" else usual | value
+
+
 def load_settings(path: Path, overrides: list[str]) -> TrainSettings:
     """Settings of a YAML file, with `key=value` overrides (values are YAML).
+
+    Of `model` and `task_weights` only the keys that are named change.
 
     Raises:
         UserError: no such file, not a mapping, an unknown key, or a value of the wrong kind.
@@ -161,8 +185,9 @@ def load_settings(path: Path, overrides: list[str]) -> TrainSettings:
         key, separator, text = item.partition("=")
         if not separator:
             raise UserError(f'override "{item}" must have the form key=value')
+        key = key.strip()
         try:
-            values[key.strip()] = yaml.safe_load(text)
+            values[key] = _changed(key, values.get(key), yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise UserError(
                 f"override \"{item}\" is not valid YAML; quote it for the shell: 'model={{keys: slow}}'"

@@ -11,7 +11,7 @@ from torch import nn
 
 from mila_ros.errors import UserError
 from mila_ros.models.checkpoint import load_model, read_header, resolve
-from mila_ros.models.config import ModelConfig
+from mila_ros.models.config import ModelConfig, model_changes
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import SlowNetwork
 from mila_ros.training.depth_scale import rescale
@@ -20,6 +20,10 @@ from mila_ros.worlds.labels import load_labels
 
 CARRYING = ("attention", "frames", "window", "reach", "keys", "tile", "warp", "propagation")
 """Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
+
+
+_ANSWERS = ("tasks", "slow_backbone")
+"""Settings after a change of which fast heads have to begin anew."""
 
 
 def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
@@ -68,7 +72,7 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[
             f"only {list(CARRYING)} can, in the stage slow also slow_backbone, slow_zoom, tasks, "
             "working_pixels and cross_attention, or leave out `start`"
         )
-    model = Mila(ModelConfig.from_dict(own | changes))
+    model = Mila(ModelConfig.from_dict(model_changes(own, changes)))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
     model.load_state_dict(_fitted(weights, model))
     if model.config.propagation == trained.config.propagation:  # else names may be alike and mean something else
@@ -114,12 +118,13 @@ def with_backbone(trained: Mila, name: str) -> Mila:
         return trained
     config = ModelConfig.from_dict(trained.config.to_dict() | {"slow_backbone": name})
     model = Mila(config)
-    model.slow = SlowNetwork(name, config.slow_channels, config.channels, pretrained=True, zoom=config.slow_zoom)
+    tasks = len(config.tasks) if config.cross_attention else 0
+    model.slow = SlowNetwork(name, config.slow_channels, config.channels, True, tasks, config.slow_zoom)
     own = model.state_dict()
     kept = {
         key: value
         for key, value in trained.state_dict().items()
-        if not key.startswith("slow.backbone.") and own[key].shape == value.shape
+        if not key.startswith("slow.backbone.") and key in own and own[key].shape == value.shape
     }
     model.load_state_dict(own | kept)
     return model
@@ -163,9 +168,9 @@ def _plain(value: Any) -> Any:
 
 def stages_before(settings: TrainSettings) -> list[str]:
     """The stages that the start checkpoint went through, in order; without fast ones where this run asks for other
-    answers, which fast heads have not learned."""
+    answers, or looks with another backbone, which fast heads have not learned."""
     if settings.start is None:
         return []
     _, card = read_header(resolve(settings.start))
-    anew = settings.stage == "slow" and (settings.relabel or "tasks" in settings.model)
+    anew = settings.stage == "slow" and (settings.relabel or not settings.model.keys().isdisjoint(_ANSWERS))
     return [stage for stage in card.get("stages", []) if not (anew and stage == "fast")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 import sys
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import compare_frames
 from mila_ros.evaluation.comparison_table import format_table
-from mila_ros.models.checkpoint import save_model
+from mila_ros.models.checkpoint import resolve, save_model
 from mila_ros.models.config import TASKS
 from mila_ros.models.mila import Mila
 from mila_ros.training.augmentation import Augmentation
@@ -38,6 +39,12 @@ from mila_ros.worlds.labels import load_labels
 
 _SHOWN = 4
 """Validation frames in a picture."""
+
+
+def learns_from(settings: TrainSettings, pools: Sequence[tuple[Pool, float]]) -> dict[str, Any]:
+    """What settings name and do not hold: the start checkpoint's digest, and how many clips there are of each data."""
+    digest = None if settings.start is None else hashlib.sha256(resolve(settings.start).read_bytes()).hexdigest()
+    return {"start": digest, "clips": [len(pool) for pool, _ in pools]}
 
 
 class Trainer:
@@ -60,10 +67,12 @@ class Trainer:
         fabric: Fabric,
     ) -> None:
         self.settings, self.validation, self.folder, self.fabric = settings, validation, folder, fabric
+        self.learns_from = learns_from(settings, pools)
         folder.mkdir(parents=True, exist_ok=True)
         fabric.seed_everything(settings.seed, verbose=False)
         self.stages_before = stages_before(settings)
         self.model = build_model(settings, self.stages_before)
+        torch.manual_seed(settings.seed + fabric.global_rank)  # weights alike, what is dropped not
         named = load_labels(settings.labels).classes
         if "segmentation" in self.model.config.tasks and self.model.config.classes != named:
             raise UserError(
@@ -279,6 +288,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "settings": self.settings.to_dict(),
+            "learns_from": self.learns_from,
             "ranks": self._gathered(self._chance()),
         }
         partial = self.folder / "state.ckpt.partial"
@@ -300,6 +310,11 @@ class Trainer:
         if usual | state["settings"] != self.settings.to_dict() or "step_module" not in state:
             raise UserError(
                 f"{path} was made with other settings: use another --out folder, or remove it to start anew"
+            )
+        if state.get("learns_from", self.learns_from) != self.learns_from:
+            raise UserError(
+                f"{path} was made from another start checkpoint, or from other frames, of the same name: use --fresh "
+                "or another --out folder"
             )
         if len(state["ranks"]) != self.fabric.world_size:
             raise UserError(

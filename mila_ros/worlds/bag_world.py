@@ -42,6 +42,7 @@ class BagWorld(World):
     """
 
     label_set = "nyu40"
+    any_classes = True
 
     def __init__(self, folder: Path, split: str = "all", classes: Sequence[str] = ()) -> None:
         self.folder = folder
@@ -81,6 +82,8 @@ class BagWorld(World):
         wanted = {"labels": "segmentation"}
         found = {wanted.get(kind, kind) for kind in kinds} | normals
         self.tasks = tuple(task for task in ("segmentation", "depth", "normals") if task in found)
+        partnered = [index for index, (_, partners) in enumerate(self._pairs) if partners]
+        self.labelled = partnered if len(partnered) < len(self._pairs) else None
         self.names = [str(stamp_of(message)) for message, _ in self._pairs]
         self.videos = [range(len(self.names))] if len(self.names) > 1 else []
 
@@ -89,6 +92,8 @@ class BagWorld(World):
         frame = self._bag.frame(message, partners)
         if frame is None:
             raise UserError(f"{self.folder}: frame {self.names[index]} of {message.topic} cannot be decoded")
+        if not self.reads_labels:
+            frame = replace(frame, labels=None)
         if frame.labels is not None:
             check_labels(frame.labels, len(self.classes), self.folder)
         if frame.depth is not None and frame.normals is None:

@@ -211,6 +211,9 @@ class Bag:
             try:
                 self.registration = self._registered(candidate, color, infos)
             except (BagError, CameraInfoError) as error:
+                if self._depth_camera is not None:  # stated in place of what is missing
+                    self.depth_topic, self.registration_problem = candidate.topic, None
+                    return
                 taken = "it is taken for registered" if self.depth_topic else "it is not used"
                 self.registration_problem = f"{candidate.topic} is another camera's depth, and {error}: {taken}"
                 continue
@@ -343,7 +346,8 @@ class Bag:
     def _registration_of(self, height: int, width: int) -> Registration | None:
         if self._depth_camera is None:
             return self.registration
-        return Registration(Intrinsics(*self._depth_camera, width, height), np.eye(4))
+        pose = np.eye(4) if self.registration is None else self.registration.pose
+        return Registration(Intrinsics(*self._depth_camera, width, height), pose)
 
     def _intrinsics(self, height: int, width: int) -> Intrinsics:
         if self._camera is not None:

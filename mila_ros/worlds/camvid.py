@@ -18,7 +18,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mila_ros.errors import UserError
@@ -26,7 +25,16 @@ from mila_ros.worlds.bags import fov_intrinsics
 from mila_ros.worlds.frames import IGNORE, Frame
 from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.street import standing_depth
-from mila_ros.worlds.world import NoFramesError, World, check_labels, picture_files, read_camera, read_picture
+from mila_ros.worlds.world import (
+    NoFramesError,
+    World,
+    camera_of,
+    check_labels,
+    picture_files,
+    read_bytes,
+    read_camera,
+    read_picture,
+)
 
 _LAYOUT = "expected FOLDER/SPLIT/NAME.jpg (or png) and FOLDER/SPLITannot/NAME.png, for example val/ and valannot/"
 _RATE = 30
@@ -76,11 +84,11 @@ class CamVid(World):
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         picture, annotation = self._pictures[index]
         rgb = read_picture(picture)
-        labels = read_picture(annotation, cv2.IMREAD_GRAYSCALE, rgb.shape[:2])
+        labels = read_bytes(annotation, rgb.shape[:2])
         labels[labels == len(self.classes)] = IGNORE
         check_labels(labels, len(self.classes), annotation)
         number = _number(self.names[index])
-        camera = self.camera.scaled(rgb.shape[1], rgb.shape[0])
+        camera = camera_of(self.camera, rgb.shape, self.folder)
         return Frame(
             rgb=np.ascontiguousarray(rgb),
             intrinsics=camera,

@@ -25,7 +25,7 @@ from mila_ros.worlds.frames import IGNORE, Frame, Intrinsics
 from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.street import standing_depth
-from mila_ros.worlds.world import NoFramesError, World, check_labels, read_picture
+from mila_ros.worlds.world import NoFramesError, World, check_labels, read_bytes, read_picture
 
 _LAYOUT = (
     "expected FOLDER/leftImg8bit_sequence/SPLIT/CITY/*_leftImg8bit.png (or leftImg8bit/...) and "
@@ -136,7 +136,7 @@ class Cityscapes(World):
         base = self.folder / "gtFine" / place
         ready = base / f"{stem}_gtFine_labelTrainIds.png"
         path = ready if ready.is_file() else base / f"{stem}_gtFine_labelIds.png"
-        raw = read_picture(path, cv2.IMREAD_GRAYSCALE, size)
+        raw = read_bytes(path, size)
         labels = raw
         if path != ready and self._benchmark:
             if raw.max() > 33:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mila_ros.errors import UserError
@@ -24,7 +23,18 @@ from mila_ros.paths import config_path
 from mila_ros.worlds.frames import Frame, Intrinsics
 from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
-from mila_ros.worlds.world import NoFramesError, World, check_labels, picture_files, read_camera, read_picture
+from mila_ros.worlds.world import (
+    NoFramesError,
+    World,
+    camera_of,
+    check_held_out,
+    check_labels,
+    held_out_of,
+    picture_files,
+    read_bytes,
+    read_camera,
+    read_picture,
+)
 
 KINECT = Intrinsics(fx=518.86, fy=519.47, cx=325.58, cy=253.74, width=640, height=480)
 DEPTH_UNIT = 9.99547 / 255
@@ -41,10 +51,7 @@ def held_out_names(folder: Path | None = None) -> dict[str, bool]:
         folder: whose `validation.txt` is read if it has one; otherwise config/splits/nyuv2_validation.txt.
     """
     own = None if folder is None else folder / "validation.txt"
-    path = own if own is not None and own.is_file() else config_path("splits/nyuv2_validation.txt")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    marked = [name for line in lines if not line.startswith("#") for name in line.split()]
-    return {name.removeprefix("-"): not name.startswith("-") for name in marked}
+    return held_out_of(own if own is not None and own.is_file() else config_path("splits/nyuv2_validation.txt"))
 
 
 class NyuV2(World):
@@ -72,6 +79,8 @@ class NyuV2(World):
             if split not in SPLITS:
                 raise UserError(f'split must be one of {", ".join(SPLITS)}; got "{split}"')
             held_out = held_out_names(self.folder)
+            if (own := self.folder / "validation.txt").is_file():
+                check_held_out(held_out, pictures, own)
             wanted = {
                 "train": lambda name: name not in held_out,
                 "validation": lambda name: held_out.get(name, False),
@@ -95,11 +104,11 @@ class NyuV2(World):
     def __getitem__(self, index: int) -> Frame:  # type: ignore[override]
         name = self.names[index]
         rgb = read_picture(self.pictures[name])
-        raw = read_picture(self.folder / "depth8" / f"{name}.png", cv2.IMREAD_GRAYSCALE, rgb.shape[:2])
-        labels = read_picture(self.folder / "label40" / f"{name}.png", cv2.IMREAD_GRAYSCALE, rgb.shape[:2])
+        raw = read_bytes(self.folder / "depth8" / f"{name}.png", rgb.shape[:2])
+        labels = read_bytes(self.folder / "label40" / f"{name}.png", rgb.shape[:2])
         check_labels(labels, len(self.classes), self.folder / "label40" / f"{name}.png")
         depth = ((raw.astype(np.float32) + 0.5) * DEPTH_UNIT).astype(np.float32)
-        intrinsics = self.camera.scaled(rgb.shape[1], rgb.shape[0])
+        intrinsics = camera_of(self.camera, rgb.shape, self.folder)
         return Frame(
             rgb=rgb,
             intrinsics=intrinsics,

@@ -4,7 +4,7 @@
     rgb/NAME.jpg         (or png)
     depth/NAME.png       16 bit, millimetres, 0 unknown; aligned to the colour camera (REP 118)
     labels/NAME.png      8 bit, optional: class ids, 255 unlabelled
-    validation.txt       optional: names to judge by and never to train on
+    validation.txt       optional: names to judge by and never to train on (-NAME: neither)
 
 Normals are fitted to depth. Frames are taken for stills.
 """
@@ -21,7 +21,18 @@ from mila_ros.errors import UserError
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
-from mila_ros.worlds.world import NoFramesError, World, check_labels, picture_files, read_camera, read_picture
+from mila_ros.worlds.world import (
+    NoFramesError,
+    World,
+    camera_of,
+    check_held_out,
+    check_labels,
+    held_out_of,
+    picture_files,
+    read_bytes,
+    read_camera,
+    read_picture,
+)
 
 _LAYOUT = "expected FOLDER/camera.yaml, FOLDER/rgb/NAME.jpg (or png) and FOLDER/depth/NAME.png"
 
@@ -39,6 +50,7 @@ class RgbdFolder(World):
     """
 
     label_set = "nyu40"
+    any_classes = True
 
     def __init__(self, folder: Path, split: str = "all", classes: Sequence[str] = ()) -> None:
         self.folder = folder
@@ -52,11 +64,15 @@ class RgbdFolder(World):
         if split not in ("train", "validation", "all"):
             raise NoFramesError(f'a folder of frames has the splits train, validation and all, not "{split}"')
         listed = folder / "validation.txt"
-        held_out = set(listed.read_text(encoding="utf-8").split()) if listed.is_file() else set()
+        held_out = held_out_of(listed) if listed.is_file() else {}
         pictures = picture_files(folder / "rgb")
-        self._pictures = {
-            name: path for name, path in pictures.items() if split == "all" or (name in held_out) == (split != "train")
-        }
+        check_held_out(held_out, pictures, listed)
+        wanted = {
+            "all": lambda name: True,
+            "train": lambda name: name not in held_out,
+            "validation": lambda name: held_out.get(name, False),
+        }[split]
+        self._pictures = {name: path for name, path in pictures.items() if wanted(name)}
         if not self._pictures:
             raise NoFramesError(f"{folder} has no pictures of the split {split} (names in validation.txt); {_LAYOUT}")
         self.names = list(self._pictures)
@@ -79,11 +95,11 @@ class RgbdFolder(World):
             )
         depth = (raw / 1000).astype(np.float32)
         labels = None
-        if "segmentation" in self.tasks:
+        if "segmentation" in self.tasks and self.reads_labels:
             path = self.folder / "labels" / f"{name}.png"
-            labels = read_picture(path, cv2.IMREAD_GRAYSCALE, size)
+            labels = read_bytes(path, size)
             check_labels(labels, len(self.classes), path)
-        camera = self.camera.scaled(size[1], size[0])
+        camera = camera_of(self.camera, size, self.folder)
         normals = fitted_normals(depth, camera)
         depth[raw == 0] = np.nan
         return Frame(rgb=rgb, intrinsics=camera, depth=depth, labels=labels, normals=normals, name=name)

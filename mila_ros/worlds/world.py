@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +13,14 @@ import cv2
 import numpy as np
 import yaml
 
+from mila_ros.encoded import ImageError, Limit, imdecode
 from mila_ros.errors import UserError
 from mila_ros.worlds.frames import Frame, Intrinsics
 from mila_ros.worlds.labels import load_labels
+
+_SAME_SHAPE = 0.02
+"""How far the aspect of pictures may differ from their camera's."""
+_MOST_PIXELS = 200_000_000
 
 
 class NoFramesError(UserError):
@@ -41,6 +46,11 @@ class World(Sequence[Frame]):
 
     labelled: Sequence[int] | None = None
     """Indices of the frames with ground truth; None: all."""
+
+    any_classes: bool = False
+    """Whether the layout says nothing about classes: its labels are whatever network they are for."""
+    reads_labels: bool = True
+    """Whether labels are wanted; where they are not, they may be of any classes."""
 
     def __init__(self, folder: Path, split: str = "all", classes: Sequence[str] = ()) -> None:
         raise NotImplementedError
@@ -100,8 +110,12 @@ def open_world_for(text: str, split: str, classes: Sequence[str], tasks: Sequenc
     if not set(tasks) & set(world.tasks):
         raise UserError(f"{text} has ground truth for {list(world.tasks)}, the model answers {list(tasks)}")
     classes = tuple(classes)
+    if "segmentation" not in tasks:
+        world.reads_labels = False
     if "segmentation" not in tasks or "segmentation" not in world.tasks or world.classes == classes:
         return world
+    if world.any_classes:
+        return open_world(text, split, classes)
     for kind in kinds().values():
         if classes == load_labels(kind.label_set).classes:
             raise UserError(
@@ -155,8 +169,41 @@ def read_camera(folder: Path, usual: C) -> Intrinsics | C:
     return camera
 
 
+def camera_of(camera: Intrinsics, size: Sequence[int], folder: Path) -> Intrinsics:
+    """A folder's camera for its pictures of (height, width).
+
+    Raises:
+        UserError: they have another shape, so it cannot be theirs.
+    """
+    height, width = size[:2]
+    if abs(width * camera.height / (height * camera.width) - 1) > _SAME_SHAPE:
+        raise UserError(
+            f"pictures of {folder} are {width}x{height}, its camera is one of {camera.width}x{camera.height}: give "
+            "fx, fy, cx, cy, width and height of the camera that took them in its camera.yaml"
+        )
+    return camera.scaled(width, height)
+
+
+def held_out_of(path: Path) -> dict[str, bool]:
+    """Frames that a list keeps from training, and whether each is judged (`-NAME`: it is not); `#` begins a comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    marked = [name for line in lines if not line.startswith("#") for name in line.split()]
+    return {name.removeprefix("-"): not name.startswith("-") for name in marked}
+
+
+def check_held_out(listed: Iterable[str], pictures: Iterable[str], path: Path) -> None:
+    """Raise UserError where a folder's own list names no picture of it: that one would be trained on."""
+    unknown = sorted(set(listed) - set(pictures))
+    if unknown:
+        more = ", ..." if len(unknown) > 3 else ""
+        raise UserError(
+            f"{path} names {', '.join(unknown[:3])}{more}, of which there is no picture: "
+            "names are those of the files without folder and ending"
+        )
+
+
 def read_picture(path: Path, flag: int = cv2.IMREAD_COLOR, size: tuple[int, ...] | None = None) -> np.ndarray:
-    """A picture file as OpenCV decodes it; colours as RGB.
+    """A picture file as OpenCV decodes it, whole and as it lies in the file, without turning it; colours as RGB.
 
     Args:
         path: of the file.
@@ -166,12 +213,28 @@ def read_picture(path: Path, flag: int = cv2.IMREAD_COLOR, size: tuple[int, ...]
     Raises:
         UserError: it cannot be decoded, or has another size.
     """
-    picture = cv2.imread(str(path), flag)
-    if picture is None:
-        raise UserError(f"{path} cannot be read as a picture: it is damaged or half downloaded")
+    try:
+        picture = imdecode(np.fromfile(path, np.uint8), flag, path.suffix, Limit("picture", _MOST_PIXELS))
+    except (OSError, ImageError) as error:
+        raise UserError(f"{path} cannot be read as a picture: it is damaged or half downloaded ({error})") from error
     if size is not None and picture.shape[:2] != size:
         raise UserError(f"{path} is {picture.shape[:2]}, its picture {size}: they differ in size")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if picture.ndim == 3 else picture
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if picture.ndim == 3 and picture.shape[2] == 3 else picture
+
+
+def read_bytes(path: Path, size: tuple[int, ...]) -> np.ndarray:
+    """A picture file that holds a number of 8 bits a pixel, (height, width) uint8.
+
+    Raises:
+        UserError: it cannot be decoded, has another size, or holds other values.
+    """
+    values = read_picture(path, cv2.IMREAD_UNCHANGED, size)
+    if values.ndim == 3 and (values == values[..., :1]).all():  # grey, written as colours
+        values = values[..., 0]
+    if values.ndim != 2 or values.dtype != np.uint8:
+        channels = 1 if values.ndim == 2 else values.shape[2]
+        raise UserError(f"{path}: expected 8 bit in one channel; it is {values.dtype} in {channels}")
+    return np.ascontiguousarray(values)
 
 
 def picture_files(folder: Path) -> dict[str, Path]:

@@ -197,6 +197,8 @@ def test_numbers_of_keyframes_alone_are_called_so(place, tmp_path, capsys) -> No
     assert evaluate(place, tmp_path / "out", str(bag), "--ways", "every-frame", "--intervals", "5", "4") == 0
     said = capsys.readouterr().out
     assert "all judged frames of mila/5 are keyframes" in said and "of mila/4 are" not in said
+    assert evaluate(place, tmp_path / "ten", str(bag), "--ways", "every-frame", "--intervals", "10") == 0
+    assert "mila/10 was judged only 0, 5 frames after its keyframe" in capsys.readouterr().out
     found = json.loads((tmp_path / "out/bag/metrics.json").read_text())
     assert found["bag"]["without_partner"] == {"depth": 16, "labels": 16}
     with pytest.raises(UserError, match="holds .*CameraInfo, not images"):

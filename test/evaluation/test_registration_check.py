@@ -70,6 +70,17 @@ def test_a_camera_that_is_none_is_refused(text: str) -> None:
         pinhole(text)
 
 
+def test_pictures_of_another_shape_are_left_out(frames) -> None:
+    check = RegistrationCheck(2 * len(frames))
+    for rgb, depth in frames:
+        check.update(rgb, depth)
+        check.update(rgb[: len(rgb) // 2], depth[: len(depth) // 2])
+    alone = RegistrationCheck(len(frames))
+    for rgb, depth in frames:
+        alone.update(rgb, depth)
+    assert check.compute() == alone.compute()
+
+
 def test_a_recording_is_checked_by_its_own_frames(frames, tmp_path: Path) -> None:
     camera = Intrinsics(140.0, 140.0, 79.5, 59.5, 160, 120)
     for name, scale, words in (("right", 1.0, None), ("wrong", 0.9, "scaled by 0.9")):

@@ -16,6 +16,7 @@ from mila_ros.models.checkpoint import load_model, read_header, save_model
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import Features
+from mila_ros.paths import config_dir
 from mila_ros.training.augmentation import Augmentation
 from mila_ros.training.data import Batches, Pool
 from mila_ros.training.main import main as train
@@ -235,6 +236,10 @@ def test_another_slow_backbone_goes_under_the_trained_decoder(tmp_path: Path) ->
         kept = load_model(path).get_submodule(part).state_dict()
         torch.testing.assert_close(model.get_submodule(part).state_dict(), kept)
     assert model.eval().features(torch.rand(1, 3, 64, 96)).coarse.shape[:2] == (1, 8)
+    assert stages_before(settings) == []
+    crossed = carried_otherwise(trained, {"cross_attention": True}, ("cross_attention",))
+    save_model(crossed, path)
+    assert build_model(settings, ["slow"]).config.cross_attention
     fast = TrainSettings(stage="fast", start=str(path), rendered_clips=1, model={"slow_backbone": name})
     with pytest.raises(UserError, match="in the stage slow also slow_backbone"):
         build_model(fast, ["slow"])
@@ -337,6 +342,10 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
         ("- a list", "must be a mapping"),
         ("a: [", "not valid YAML"),
         ("data: nyuv2:x\nheight: 100", "multiples of 32"),
+        ("data: nyuv2:x\nsave_every: 0", "save_every must be at least 1; got 0"),
+        ("data: nyuv2:x\nminutes: 0", "minutes must be above 0"),
+        ("data: nyuv2:x\nmodel: reach", "it must be a mapping: 'model="),
+        ("data: nyuv2:x\ntask_weights: {dept: 2}", "task_weights names dept; the tasks are segmentation, depth"),
     ]:
         path.write_text(text)
         with pytest.raises(UserError, match=message):
@@ -364,3 +373,41 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
             load_settings(path, [override])
     with pytest.raises(UserError, match="zoom is 'much'"):
         load_settings(path, ["zoom=much"])
+    out = ["--out", str(tmp_path / "out"), "data=nyuv2:x"]
+    with pytest.raises(UserError, match="nothing.safetensors"):
+        train(["fast", *out, f"start={tmp_path / 'nothing.safetensors'}"])
+    with pytest.raises(UserError, match="--processes 0: at least one"):
+        train(["slow", *out, "--processes", "0"])
+    with pytest.raises(UserError, match="precision=fp12 .*cannot be"):
+        train(["slow", *out, "--device", "cpu", "precision=fp12"])
+
+
+def test_one_line_changes_one_thing_of_the_network(tmp_path: Path) -> None:
+    file = config_dir() / "train" / "fast.yaml"
+    usual = load_settings(file, ["data=nyuv2:x"]).model
+    assert usual == {"warp": True, "window": 5, "reach": 8}
+
+    def changed(text: str) -> dict:
+        return load_settings(file, ["data=nyuv2:x", f"model={text}"]).model
+
+    assert changed("{attention: task}") == usual | {"attention": "task"}
+    assert changed("{propagation: attention+alignment}") == usual | {"propagation": "attention+alignment"}
+    # What only local attention has goes with it, here and from a trained network.
+    assert changed("{propagation: laps}") == {"window": 5, "propagation": "laps"}
+    searched = Mila(ModelConfig.from_dict(ModelConfig.tiny().to_dict() | {"warp": True, "reach": 4}))
+    leaping = carried_otherwise(searched, {"propagation": "laps"}).config
+    assert (leaping.propagation, leaping.warp, leaping.reach) == ("laps", False, 0)
+    weights = load_settings(file, ["data=nyuv2:x", "task_weights={depth: 3}"]).task_weights
+    assert weights["depth"] == 3
+
+
+def test_another_start_of_the_same_name_is_not_resumed_from(tree: Path, tmp_path: Path) -> None:
+    start, out = tmp_path / "start.safetensors", tmp_path / "out"
+    config = ModelConfig.from_dict(ModelConfig.tiny().to_dict() | {"classes": load_labels("nyu40").classes})
+    save_model(Mila(config), start)
+    again = [*SMALL, f"data=nyuv2:{tree}", "rendered_clips=0", f"start={start}", "--out", str(out), "--device", "cpu"]
+    assert train(["fast", "model={}", *again]) == 0
+    torch.manual_seed(1)
+    save_model(Mila(config), start)
+    with pytest.raises(UserError, match="another start checkpoint"):
+        train(["fast", "model={}", *again])

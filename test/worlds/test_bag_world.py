@@ -35,6 +35,7 @@ def test_a_recording_is_one_video(tmp_path: Path) -> None:
     world = open_world(f"bag:{record(tmp_path / 'b')}")
     assert len(world) == 10 and list(world.videos) == [range(10)]
     assert world.tasks == ("depth", "normals")
+    assert world.labelled == list(range(1, 10)) and len(world.with_truth()) == 9
     first, last = world[0], world[9]
     assert first.depth is None and first.normals is None
     assert last.depth is not None and last.normals is not None

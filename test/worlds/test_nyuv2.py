@@ -55,6 +55,12 @@ def test_own_pictures_bring_camera_and_split(tmp_path) -> None:
     assert NyuV2(folder)[0].intrinsics.fx == 400 * 128 / 640
     with pytest.raises(UserError, match=r"labels must be 0\.\.3"):
         NyuV2(folder, classes=("wall", "floor", "bed", "chair"))[0]
+    (folder / "camera.yaml").write_text("{fx: 400, fy: 400, cx: 320, cy: 180, width: 640, height: 360}")
+    with pytest.raises(UserError, match="are 128x96, its camera is one of 640x360"):
+        NyuV2(folder)[0]
+    (folder / "validation.txt").write_text("0131 0132\n")
+    with pytest.raises(UserError, match="names 0132, of which there is no picture"):
+        NyuV2(folder, "train")
     (folder / "camera.yaml").write_text("{fx: 400}")
     with pytest.raises(UserError, match=r"camera\.yaml: expected fx"):
         NyuV2(folder)
@@ -82,6 +88,13 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path) -> None:
         NyuV2(folder)[0]
     cv2.imwrite(str(folder / "label40" / "0001.png"), np.zeros((5, 5), np.uint8))
     with pytest.raises(UserError, match="differ in size"):
+        NyuV2(folder)[0]
+    cv2.imwrite(str(folder / "label40" / "0001.png"), np.zeros((96, 128), np.uint16))
+    with pytest.raises(UserError, match="expected 8 bit in one channel; it is uint16 in 1"):
+        NyuV2(folder)[0]
+    jpeg = (folder / "rgb" / "0001.jpg").read_bytes()
+    (folder / "rgb" / "0001.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    with pytest.raises(UserError, match="half downloaded .truncated JPEG"):
         NyuV2(folder)[0]
     (folder / "rgb" / "0001.jpg").write_bytes(b"half a picture")
     with pytest.raises(UserError, match="cannot be read as a picture"):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mila_ros.errors import UserError
-from mila_ros.worlds.world import NoFramesError, open_world
+from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.world import NoFramesError, open_world, open_world_for
 
 
 def make_tree(folder: Path, labels: bool = True) -> Path:
@@ -41,6 +42,24 @@ def test_named_frames_are_held_out(tmp_path: Path) -> None:
     (folder / "validation.txt").write_text("b\n")
     assert open_world(f"rgbd:{folder}", "train").names == ["a"]
     assert open_world(f"rgbd:{folder}", "validation").names == ["b"]
+    (folder / "validation.txt").write_text("# judged by nobody\n-b\n")
+    assert open_world(f"rgbd:{folder}", "train").names == ["a"]
+    with pytest.raises(NoFramesError):
+        open_world(f"rgbd:{folder}", "validation")
+    (folder / "validation.txt").write_text("b.png\n")
+    with pytest.raises(UserError, match=r"validation.txt names b\.png, of which there is no picture"):
+        open_world(f"rgbd:{folder}", "train")
+
+
+def test_labels_are_those_of_whatever_network_asks(tmp_path: Path) -> None:
+    source = f"rgbd:{make_tree(tmp_path / 's')}"
+    streets, tasks = load_labels("camvid").classes, ("segmentation", "depth")
+    assert open_world_for(source, "all", streets, tasks).classes == streets
+    cv2.imwrite(str(tmp_path / "s" / "labels" / "a.png"), np.full((48, 64), 77, np.uint8))
+    frame = open_world_for(source, "all", streets, ("depth",))[0]  # of no interest to it
+    assert frame.labels is None and frame.depth is not None
+    with pytest.raises(UserError, match="has the value 77"):
+        open_world_for(source, "all", streets, tasks)[0]
 
 
 def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
