@@ -137,6 +137,7 @@ class BudgetController:
         self._saved: dict[str, float] = {}  # device seconds a frame that leaving a task out saved
         self._before_skip: tuple[str, float] | None = None
         self._hopeless = 0
+        self._at_a_loss = ""
         self._stretching, self._skipping = _GivingBack(), _GivingBack()
         self._period: float | None = None
         self._limits: Limits | None = None
@@ -222,7 +223,7 @@ class BudgetController:
         if at_end and (late or room <= 0):
             self._hopeless += 1
         elif late is False or not at_end:
-            self._hopeless = 0
+            self._hopeless, self._at_a_loss = 0, ""
         kept = [task for task in limits.skip_order if task in measured.tasks and task not in self._skipped]
         # The last task that somebody wants is never taken away.
         others = [task for task in measured.tasks if task not in self._skipped]
@@ -231,6 +232,13 @@ class BudgetController:
             self._skipped.append(kept[0])
             self._before_skip = (kept[0], measured.frame_busy / measured.frames)
             self._hopeless = 0
+        elif self._hopeless >= 2:
+            used = 100 * measured.frame_busy / measured.seconds
+            self._at_a_loss = (
+                f"frames alone take {used:.0f} % of the device, {100 * limits.device_share:.0f} % are allowed"
+                if room <= 0
+                else f"95 of 100 frames take up to {measured.p95_ms:.0f} ms, {limits.deadline_ms:.0f} are allowed"
+            )
         elif self._skipped and late is False and room > 0:
             task = self._skipped[-1]
             more = self._saved.get(task, 0.0) * measured.frames / measured.seconds
@@ -248,4 +256,6 @@ class BudgetController:
         skipped = tuple(task for task in self._skipped if task in measured.tasks)
         if skipped:
             said.append(f"left out: {', '.join(skipped)}, since the longest keyframe period was not enough")
+        if self._at_a_loss and measured.frames:
+            said.append(f"the budget cannot be held: {self._at_a_loss}, and there is nothing more to leave out")
         return Decision(period, skipped, share, tuple(said))

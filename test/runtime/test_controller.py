@@ -243,3 +243,16 @@ def test_a_fixed_period_stays_and_a_new_wish_takes_effect() -> None:
     assert run.seconds(1).decision.period >= 1.0
     nothing = Measured(1.0, 0, 0, 0, 0.0, 0, 0.0, math.nan, math.nan, TASKS)
     assert run.controller.update(nothing, limits(period=0.5), run.now).period == 0.5, "not even without frames"
+
+
+def test_a_budget_that_cannot_be_held_is_said_until_it_can() -> None:
+    run = Run(Device(), Limits(0.333, 2.0, 15.0)).seconds(40)  # frames take 20 ms whatever is done
+    assert any(
+        "cannot be held: 95 of 100 frames take up to 20 ms, 15 are allowed" in text for text in run.decision.reasons
+    )
+    assert run.decision.degraded
+    run.device.speed = 4.0
+    run.seconds(20)
+    assert not any("cannot be held" in text for text in run.decision.reasons)
+    greedy = Run(Device(), Limits(0.333, 2.0, 100.0, device_share=0.3)).seconds(20)
+    assert any("frames alone take 60 % of the device, 30 % are allowed" in text for text in greedy.decision.reasons)
