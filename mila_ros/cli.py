@@ -16,6 +16,7 @@ VERBS = {
     "record": ("mila_ros.ros.recorder", "record the node's outputs and their latency"),
     "demo": ("mila_ros.evaluation.demo", "play a clip through the node and write a report"),
     "train": ("mila_ros.training.main", "train the slow and the fast network"),
+    "ablate": ("mila_ros.training.ablation", "train the fast stage in several ways, and compare them"),
     "calibrate": ("mila_ros.training.depth_scale", "correct the scale of a network's depth by places new to it"),
     "compare": ("mila_ros.evaluation.compare", "score methods on frames with ground truth"),
     "evaluate": ("mila_ros.evaluation.evaluate", "replay recordings: accuracy, real time, and a report on both"),
