@@ -97,8 +97,8 @@ class TrainSettings:
     """Share of pictures that the fast network answers without a keyframe, so that it can (stage fast)."""
 
     blend: float = 1.0
-    """Share of what the fast stage learned in its heads, the rest being the slow network's (training/blend.py): 0.5 is
-    better than 1 where little data is labelled."""
+    """Share of what a stage learned, the rest being what it began from (training/blend.py): in the stage fast the slow
+    network's heads, in the stage slow those weights of `start`. 0.5 is better than 1 where little data is labelled."""
     copy_heads: bool | None = None
     """Whether the fast heads start as copies of the slow ones; null: if they were never trained (stage fast). Long
     training of the slow network leaves them behind: then copies are the better start."""
@@ -128,6 +128,10 @@ class TrainSettings:
             raise UserError("adversary_weight and glance_weight are for the stage fast: set them to 0")
         if self.stage == "fast" and self.start is None:
             raise UserError('stage "fast" learns from a trained slow network: set `start` to its checkpoint')
+        if self.stage == "slow" and self.blend < 1 and self.start is None:
+            raise UserError(
+                "blend below 1 goes back to the weights of `start`, which the stage slow has not: set it to 1"
+            )
         if self.relabel and (self.stage != "slow" or self.start is None):
             raise UserError("relabel is for the stage slow with a `start`: leave it out")
         if self.data is None and self.rendered_clips == 0:

@@ -26,7 +26,7 @@ from mila_ros.models.checkpoint import resolve, save_model
 from mila_ros.models.config import TASKS
 from mila_ros.models.mila import Mila
 from mila_ros.training.augmentation import Augmentation
-from mila_ros.training.blend import blended
+from mila_ros.training.blend import blended, blended_slow, slow_weights
 from mila_ros.training.data import Batches, Pool, label_counts
 from mila_ros.training.depthwise import DepthwiseGradients
 from mila_ros.training.gallery import write_gallery
@@ -72,6 +72,7 @@ class Trainer:
         fabric.seed_everything(settings.seed, verbose=False)
         self.stages_before = stages_before(settings)
         self.model = build_model(settings, self.stages_before)
+        self.start = slow_weights(self.model) if settings.stage == "slow" and settings.blend < 1 else {}
         torch.manual_seed(settings.seed + fabric.global_rank)  # weights alike, what is dropped not
         named = load_labels(settings.labels).classes
         if "segmentation" in self.model.config.tasks and self.model.config.classes != named:
@@ -231,11 +232,13 @@ class Trainer:
         return results
 
     def _result(self) -> Mila:
-        """What the run leaves behind: the running mean of weights; of a fast stage, blended."""
+        """What the run leaves behind: the running mean of weights, blended with what it began from where asked for."""
         model: Mila = self.mean.module
         model.eval()
-        blends = self.settings.stage == "fast" and self.settings.blend < 1
-        return blended(model, self.settings.blend) if blends else model
+        share = self.settings.blend
+        if share == 1:
+            return model
+        return blended(model, share) if self.settings.stage == "fast" else blended_slow(model, self.start, share)
 
     def _log(self, row: dict[str, float]) -> None:
         if not self.fabric.is_global_zero:

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from mila_ros.errors import UserError
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
-from mila_ros.training.blend import blended
+from mila_ros.training.blend import blended, blended_slow, slow_weights
+from mila_ros.training.settings import TrainSettings
 
 WAYS = [{}, {"warp": True}, {"attention": "task"}, {"propagation": "attention+alignment"}, {"propagation": "laps"}]
 
@@ -31,3 +33,24 @@ def test_nothing_learned_is_the_slow_heads_on_what_was_carried(way: dict[str, ob
         torch.testing.assert_close(half.state_dict()[name], model.state_dict()[name])
     with pytest.raises(ValueError, match="0 to 1"):
         blended(model, 1.5)
+
+
+def test_a_slow_stage_goes_back_to_the_slow_network_it_was_given() -> None:
+    torch.manual_seed(0)
+    model = Mila(ModelConfig.tiny()).eval()
+    start = slow_weights(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    whole, half, none = (blended_slow(model, start, share).state_dict() for share in (1.0, 0.5, 0.0))
+    torch.testing.assert_close(whole, model.state_dict())
+    assert start and all(name.startswith(("slow.", "slow_heads.")) for name in start)
+    for name, value in model.state_dict().items():
+        back = start.get(name, value)
+        torch.testing.assert_close(none[name], back)
+        if value.is_floating_point():
+            torch.testing.assert_close(half[name], (value + back) / 2, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="0 to 1"):
+        blended_slow(model, start, -0.1)
+    with pytest.raises(UserError, match="blend below 1 goes back"):
+        TrainSettings(rendered_clips=1, blend=0.5)
