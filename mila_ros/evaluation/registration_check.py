@@ -85,11 +85,10 @@ class RegistrationCheck:
         self._number += 1
         if depth is None or (self._number - 1) % self._every or self._used >= _FRAMES:
             return
-        self._width = rgb.shape[1]
         size = (_WIDTH, round(_WIDTH * rgb.shape[0] / rgb.shape[1]))
         if self._size not in (None, size):
             return  # of another shape: sums of both would mean nothing
-        self._size = size
+        self._size, self._width = size, rgb.shape[1]
         picture, edges = _picture_edges(rgb, size), _depth_edges(depth, size)
         if edges.sum() < 200:
             return  # a bare wall says nothing

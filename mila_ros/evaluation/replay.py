@@ -307,7 +307,7 @@ def _every_frame(
     _note_strange(found, every.strange_labels)
     for name, method in every.methods.items():
         interval, ages = int(name.partition("/")[2] or 1), {int(age) for age in method.get("by_distance", {})}
-        if ages - {0} and ages < set(range(interval)):
+        if ages - {0} and ages < set(range(min(interval, every.frames))):
             found["notes"].append(
                 f"ground truth is so sparse that {name} was judged only {', '.join(map(str, sorted(ages)))} frames "
                 f"after its keyframe, not at every age up to {interval - 1}: its numbers stand for those"

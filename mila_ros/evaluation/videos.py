@@ -57,7 +57,8 @@ def compare_videos(
     tasks, own = model.config.tasks, model.config.frames
     remembered = max(remembered, own)
     total = sum(len(video) for video in world.videos)
-    if world.labelled is not None and 2 * len(world.labelled) < total:
+    sparse = world.labelled is not None and 2 * len(world.labelled) < total
+    if sparse:
         # Labels at one place of each video would always be judged at the same age of the keyframe.
         intervals = ()
     made = {name: make_carrier(name, model) for name in carriers}
@@ -106,7 +107,7 @@ def compare_videos(
                     carried[method] = clock(f"carry {method}", partial(carrier.carry, now, memory))
             known = any(value is not None for value in truth.values())
             answers = {}
-            for method, features in carried.items() if known or world.labelled is None else ():
+            for method, features in carried.items() if known or not sparse else ():
                 ask = partial(model.answer, features, tasks, intrinsics[:, 0], size, confidence=False)
                 answers[method] = clock(f"answer {method}", ask)
                 totals[method].update(answers[method], truth)

@@ -232,7 +232,7 @@ class BudgetController:
             self._skipped.append(kept[0])
             self._before_skip = (kept[0], measured.frame_busy / measured.frames)
             self._hopeless = 0
-        elif self._hopeless >= 2:
+        elif self._hopeless >= 2 and at_end and (late or room <= 0):
             used = 100 * measured.frame_busy / measured.seconds
             self._at_a_loss = (
                 f"frames alone take {used:.0f} % of the device, {100 * limits.device_share:.0f} % are allowed"

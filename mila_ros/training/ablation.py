@@ -8,6 +8,8 @@ again; one that was interrupted goes on.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,7 @@ import torch
 from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import main as compare
 from mila_ros.models.backbones import imagenet_weights
-from mila_ros.models.checkpoint import load_model, save_model
+from mila_ros.models.checkpoint import load_model, resolve, save_model
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 
@@ -72,29 +74,44 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--processes", type=int, default=1, help="of each training; one a core on a CPU")
     options = parser.parse_intermixed_args(argv)
     start = options.out / "start.safetensors"
-    if not start.is_file():
-        begun_anew(options.start, start)
-    models = [_trained(way, start, options) for way in options.ways]
+    source = hashlib.sha256(resolve(options.start).read_bytes()).hexdigest()
+    noted = start.with_suffix(".json")
+    if not start.is_file() or not noted.is_file() or noted.read_text(encoding="utf-8") != source:
+        begun_anew(options.start, start)  # another file each time, for who resumes from it
+        noted.write_text(source, encoding="utf-8")
+    models = [_trained(way, start, source, options) for way in options.ways]
     device = "cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda"
     arguments = ["--data", options.data, "--split", "validation", "--device", device]
     arguments += ["--distances", *map(str, options.distances), "--json", str(options.out / "ablation.json")]
     return compare([*arguments, "--model", *map(str, models)])
 
 
-def _trained(way: str, start: Path, options: argparse.Namespace) -> Path:
-    """The network that a way leads to."""
+def _trained(way: str, start: Path, source: str, options: argparse.Namespace) -> Path:
+    """The network that a way leads to. source: digest of what `start` was made from.
+
+    Raises:
+        UserError: the training failed, or one with other settings stands in its place.
+    """
     model: Path = options.out / f"{way}.safetensors"
+    settings = [f"data={options.data}", "copy_heads=true", *options.overrides, *WAYS[way]]
+    made = {"start": source, "settings": settings}
+    note = model.with_suffix(".json")
     if model.is_file():
+        if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != made:
+            raise UserError(f"{model} was made from another start or with other settings: use another --out folder")
         print(f"{way}: done before", file=sys.stderr)
         return model
     print(f"{way}: {' '.join(WAYS[way]) or 'the settings of config/train/fast.yaml'}", file=sys.stderr)
     run = options.out / way
     command = [sys.executable, "-m", "mila_ros.cli", "train", "fast", "--out", str(run), "--device", options.device]
-    command += ["--processes", str(options.processes), f"start={start}", f"data={options.data}", "copy_heads=true"]
+    command += ["--processes", str(options.processes), f"start={start}"]
     # A process of its own: where there are several, Fabric starts them by running this command again. What is a way's
     # own comes last and wins.
-    ended = subprocess.run([*command, *options.overrides, *WAYS[way]], check=False)
+    ended = subprocess.run([*command, *settings], check=False)
     if ended.returncode:
         raise UserError(f"the training of {way} ended with status {ended.returncode}; the reason stands above")
-    shutil.copyfile(run / "model.safetensors", model)
+    note.write_text(json.dumps(made), encoding="utf-8")
+    partial = model.with_suffix(".partial")
+    shutil.copyfile(run / "model.safetensors", partial)
+    partial.replace(model)
     return model

@@ -12,6 +12,7 @@ import yaml
 from mila_ros.errors import UserError
 from mila_ros.models.config import TASKS, model_changes
 
+_TASK_WEIGHTS = {"segmentation": 1.0, "depth": 2.0, "normals": 1.5}
 _AT_LEAST_ONE = (
     *("steps", "batch", "accumulate", "validate_every", "save_every", "height", "width", "truth_stride"),
     *("rendered_frames", "rendered_interval", "max_distance"),
@@ -78,7 +79,7 @@ class TrainSettings:
     """Decay of the running mean of weights, which is what is validated and saved."""
     balance: float = 0.3
     """Power of class balancing (losses.class_weights)."""
-    task_weights: dict[str, float] = field(default_factory=lambda: {"segmentation": 1.0, "depth": 2.0, "normals": 1.5})
+    task_weights: dict[str, float] = field(default_factory=lambda: dict(_TASK_WEIGHTS))
     depth_metres: float = 0.2
     """Weight of the error in metres beside that of the logarithm in the depth loss (losses.depth_loss)."""
     task_weighting: str = "fixed"
@@ -132,6 +133,11 @@ class TrainSettings:
             raise UserError(
                 "blend below 1 goes back to the weights of `start`, which the stage slow has not: set it to 1"
             )
+        elsewhere = self.relabel or not {"tasks", "slow_backbone"}.isdisjoint(self.model)
+        if self.stage == "slow" and self.blend < 1 and elsewhere:
+            raise UserError(
+                "blend below 1 goes back to weights that other tasks, classes or backbones have not: set it to 1"
+            )
         if self.relabel and (self.stage != "slow" or self.start is None):
             raise UserError("relabel is for the stage slow with a `start`: leave it out")
         if self.data is None and self.rendered_clips == 0:
@@ -164,15 +170,15 @@ class TrainSettings:
 
 def _changed(key: str, usual: Any, value: Any) -> Any:
     """What an override makes of a value of the file."""
-    if not isinstance(usual, dict) or not isinstance(value, dict):
-        return value
+    if not isinstance(usual, dict) or not isinstance(value, dict) or not value:
+        return value  # {} leaves nothing of the file's
     return model_changes(usual, value) if key == "model" else usual | value
 
 
 def load_settings(path: Path, overrides: list[str]) -> TrainSettings:
     """Settings of a YAML file, with `key=value` overrides (values are YAML).
 
-    Of `model` and `task_weights` only the keys that are named change.
+    Of `model` and `task_weights` only the keys that are named change; `{}` leaves nothing of them.
 
     Raises:
         UserError: no such file, not a mapping, an unknown key, or a value of the wrong kind.
@@ -185,13 +191,14 @@ def load_settings(path: Path, overrides: list[str]) -> TrainSettings:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a mapping of settings")
+    usual = {"task_weights": dict(_TASK_WEIGHTS)}
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator:
             raise UserError(f'override "{item}" must have the form key=value')
         key = key.strip()
         try:
-            values[key] = _changed(key, values.get(key), yaml.safe_load(text))
+            values[key] = _changed(key, values.get(key, usual.get(key)), yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise UserError(
                 f"override \"{item}\" is not valid YAML; quote it for the shell: 'model={{keys: slow}}'"

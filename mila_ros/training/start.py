@@ -171,6 +171,9 @@ def stages_before(settings: TrainSettings) -> list[str]:
     answers, or looks with another backbone, which fast heads have not learned."""
     if settings.start is None:
         return []
-    _, card = read_header(resolve(settings.start))
-    anew = settings.stage == "slow" and (settings.relabel or not settings.model.keys().isdisjoint(_ANSWERS))
+    config, card = read_header(resolve(settings.start))
+    other = any(
+        key in settings.model and _plain(settings.model[key]) != _plain(getattr(config, key)) for key in _ANSWERS
+    )
+    anew = settings.stage == "slow" and (settings.relabel or other)
     return [stage for stage in card.get("stages", []) if not (anew and stage == "fast")]

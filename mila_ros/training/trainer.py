@@ -41,6 +41,16 @@ _SHOWN = 4
 """Validation frames in a picture."""
 
 
+def _portable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings for a card, without folders of this machine."""
+    kind, _, folder = str(settings["data"] or "").partition(":")
+    if Path(folder).is_absolute():
+        settings["data"] = f"{kind}:{Path(folder).name}"
+    if settings["start"] and Path(settings["start"]).is_absolute():
+        settings["start"] = "/".join(Path(settings["start"]).parts[-3:])
+    return settings
+
+
 def learns_from(settings: TrainSettings, pools: Sequence[tuple[Pool, float]]) -> dict[str, Any]:
     """What settings name and do not hold: the start checkpoint's digest, and how many clips there are of each data."""
     digest = None if settings.start is None else hashlib.sha256(resolve(settings.start).read_bytes()).hexdigest()
@@ -258,7 +268,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             card = {
                 "stages": [*self.stages_before, self.settings.stage],
-                "settings": self.settings.to_dict(),
+                "settings": _portable(self.settings.to_dict()),
                 "step": self.step,
                 "validation": results,
             }
@@ -316,8 +326,8 @@ class Trainer:
             )
         if state.get("learns_from", self.learns_from) != self.learns_from:
             raise UserError(
-                f"{path} was made from another start checkpoint, or from other frames, of the same name: use --fresh "
-                "or another --out folder"
+                f"{path} was made from another start checkpoint of the same name, or from more or fewer frames: use "
+                "--fresh or another --out folder"
             )
         if len(state["ranks"]) != self.fabric.world_size:
             raise UserError(

@@ -229,7 +229,7 @@ def read_bytes(path: Path, size: tuple[int, ...]) -> np.ndarray:
         UserError: it cannot be decoded, has another size, or holds other values.
     """
     values = read_picture(path, cv2.IMREAD_UNCHANGED, size)
-    if values.ndim == 3 and (values == values[..., :1]).all():  # grey, written as colours
+    if values.ndim == 3 and (values[..., :3] == values[..., :1]).all():  # grey, written as colours
         values = values[..., 0]
     if values.ndim != 2 or values.dtype != np.uint8:
         channels = 1 if values.ndim == 2 else values.shape[2]

@@ -53,6 +53,8 @@ def test_ways_are_trained_once_and_stand_in_one_table(tmp_path: Path, capfd: pyt
     assert "laps mila@5" in json.loads((tmp_path / "out/ablation.json").read_text())["methods"]
     assert ablate([*command, "--device", "cpu"]) == 0
     assert "laps: done before" in capfd.readouterr().err
+    with pytest.raises(UserError, match="multi-frame.safetensors was made from another start or with other settings"):
+        ablate([*command, "seed=7", "--device", "cpu"])
     (tmp_path / "out/laps.safetensors").unlink()
     with pytest.raises(UserError, match="the training of laps ended with status 2"):
-        ablate([*command, "steps=0", "--device", "cpu"])
+        ablate([*command, "steps=0", "--device", "cpu", "--ways", "laps"])
