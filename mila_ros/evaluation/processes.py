@@ -18,6 +18,7 @@ TAIL_LINES = 15
 # Looked up here: between fork and exec as little as possible may happen.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class Child:
@@ -74,7 +75,8 @@ class Team:
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"{name}.log"
         try:
-            with log.open("wb") as sink:
+            # A Ctrl-C that came between the start and our noting it would leave a program that nobody ends.
+            with log.open("wb") as sink, _deaf():
                 process = subprocess.Popen(
                     list(command),
                     stdin=subprocess.DEVNULL,
@@ -83,12 +85,12 @@ class Team:
                     env=self._environment,
                     # A session of its own: Ctrl-C in the terminal reaches only us, and we end things in order.
                     start_new_session=True,
-                    preexec_fn=_follow_parent if _LIBC else None,
+                    preexec_fn=_begin,
                 )
+                child = Child(name, process, log)
+                self.children.append(child)
         except OSError as error:
             raise UserError(f"{name} cannot be started ({command[0]}): {error.strerror}") from error
-        child = Child(name, process, log)
-        self.children.append(child)
         return child
 
     def check(self, *children: Child) -> None:
@@ -138,17 +140,17 @@ class Team:
                 self.stop(child, patience=5.0)
 
 
-def _follow_parent() -> None:
-    """In the child: be told to end when the parent is killed. Linux only."""
-    assert _LIBC is not None
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _begin() -> None:
+    """In the child: hear signals, and (on Linux) be told to end when the parent is killed."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
 def _deaf() -> Iterator[None]:
     """Signals that would end this process wait."""
-    blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
     finally:
