@@ -19,10 +19,10 @@ import torch
 
 from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import main as compare
-from mila_ros.models.backbones import imagenet_weights
 from mila_ros.models.checkpoint import load_model, resolve, save_model
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
+from mila_ros.models.networks import FastNetwork
 
 WAYS: dict[str, tuple[str, ...]] = {
     "attention": (),
@@ -51,9 +51,7 @@ def begun_anew(start: str, path: Path, seed: int = 0) -> Path:
     model.slow.load_state_dict(trained.slow.state_dict())
     model.slow_heads.load_state_dict(trained.slow_heads.state_dict())
     try:
-        known = imagenet_weights(model.config.fast_backbone)
-        own = model.fast.backbone.net.state_dict()
-        model.fast.backbone.net.load_state_dict({key: known[key] for key in own})
+        model.fast = FastNetwork(model.config.fast_backbone, model.config.channels, pretrained=True)
     except UserError as error:
         print(f"the fast network begins with random weights: {error}", file=sys.stderr)
     save_model(model, path, {"stages": ["slow"]})

@@ -26,8 +26,7 @@ def blended(model: Mila, share: float) -> Mila:
     Raises:
         ValueError: a share outside of 0..1.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of what was learned is {share}, not a number from 0 to 1")
+    _check(share)
     mixed = copy.deepcopy(model)
     start = copy.deepcopy(model.fast_heads)
     start.start_from(model.slow_heads)
@@ -48,8 +47,7 @@ def blended_slow(model: Mila, start: Mapping[str, Tensor], share: float) -> Mila
     Raises:
         ValueError: a share outside of 0..1.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"the share of what was learned is {share}, not a number from 0 to 1")
+    _check(share)
     mixed = copy.deepcopy(model)
     for name, value in mixed.state_dict().items():
         if name in start and value.is_floating_point():
@@ -60,3 +58,8 @@ def blended_slow(model: Mila, start: Mapping[str, Tensor], share: float) -> Mila
 def slow_weights(model: Mila) -> dict[str, Tensor]:
     """What `blended_slow` goes back to, as it is now."""
     return {name: value.clone() for name, value in model.state_dict().items() if name.startswith("slow")}
+
+
+def _check(share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of what was learned is {share}, not a number from 0 to 1")

@@ -30,6 +30,7 @@ from mila_ros.worlds.world import (
     check_held_out,
     check_labels,
     held_out_of,
+    of_split,
     picture_files,
     read_bytes,
     read_camera,
@@ -81,12 +82,7 @@ class NyuV2(World):
             held_out = held_out_names(self.folder)
             if (own := self.folder / "validation.txt").is_file():
                 check_held_out(held_out, pictures, own)
-            wanted = {
-                "train": lambda name: name not in held_out,
-                "validation": lambda name: held_out.get(name, False),
-                "held-out": lambda name: name in held_out,
-            }[split]
-            pictures = {name: path for name, path in pictures.items() if wanted(name)}
+            pictures = of_split(pictures, held_out, split)
         if not pictures:
             raise NoFramesError(
                 f"{self.folder}/rgb has no pictures of the split {split} (list names to hold out in its "

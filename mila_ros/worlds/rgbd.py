@@ -28,6 +28,7 @@ from mila_ros.worlds.world import (
     check_held_out,
     check_labels,
     held_out_of,
+    of_split,
     picture_files,
     read_bytes,
     read_camera,
@@ -67,12 +68,7 @@ class RgbdFolder(World):
         held_out = held_out_of(listed) if listed.is_file() else {}
         pictures = picture_files(folder / "rgb")
         check_held_out(held_out, pictures, listed)
-        wanted = {
-            "all": lambda name: True,
-            "train": lambda name: name not in held_out,
-            "validation": lambda name: held_out.get(name, False),
-        }[split]
-        self._pictures = {name: path for name, path in pictures.items() if wanted(name)}
+        self._pictures = of_split(pictures, held_out, split)
         if not self._pictures:
             raise NoFramesError(f"{folder} has no pictures of the split {split} (names in validation.txt); {_LAYOUT}")
         self.names = list(self._pictures)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -189,6 +189,17 @@ def held_out_of(path: Path) -> dict[str, bool]:
     lines = path.read_text(encoding="utf-8").splitlines()
     marked = [name for line in lines if not line.startswith("#") for name in line.split()]
     return {name.removeprefix("-"): not name.startswith("-") for name in marked}
+
+
+def of_split(pictures: Mapping[str, Path], held_out: Mapping[str, bool], split: str) -> dict[str, Path]:
+    """The pictures of train, validation (held out and judged), held-out or all, by name; held_out: `held_out_of`."""
+    wanted = {
+        "all": lambda name: True,
+        "train": lambda name: name not in held_out,
+        "validation": lambda name: held_out.get(name, False),
+        "held-out": lambda name: name in held_out,
+    }[split]
+    return {name: path for name, path in pictures.items() if wanted(name)}
 
 
 def check_held_out(listed: Iterable[str], pictures: Iterable[str], path: Path) -> None:
