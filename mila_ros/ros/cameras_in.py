@@ -152,12 +152,11 @@ class CameraInput:
         more = f" and {len(found) - _SUGGESTED} more" if len(found) > _SUGGESTED else ""
         return f"; there are {', '.join(found[:_SUGGESTED])}{more}" if found else ""
 
-    def overdue(self, now: float, after: float) -> str:
-        """The reason once for each silence longer than `after` seconds; empty while there is nothing to tell."""
-        if now - (self._opened if self.last_arrival is None else self.last_arrival) <= after:
+    def overdue(self, reason: str, now: float, after: float) -> str:
+        """The reason of a silence (empty: there is none) once; none in the first `after` seconds of the camera."""
+        if not reason or now - self._opened <= after:
             self._told = ""
             return ""
-        reason = self.silence()
         what = reason.partition(";")[0]  # that other topics come and go is no news
         if what == self._told:
             return ""

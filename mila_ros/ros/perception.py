@@ -274,14 +274,14 @@ class Perception(LifecycleNode):
             noted, seen = frames.noted[camera], window.cameras[camera]
             before = noted.reported or CameraCounts()
             since = None if source.last_arrival is None else now - source.last_arrival
-            stale = since is None or since > settings.stale_after
+            silence = source.silence() if since is None or since > settings.stale_after else ""
             keyframe = pipeline.keyframe_state(camera, now, source.received)
-            if silent := source.overdue(now, settings.stale_after):
-                self._complain(camera, f"no frame comes: {silent}")
+            if overdue := source.overdue(silence, now, settings.stale_after):
+                self._complain(camera, f"no frame comes: {overdue}")
             reports[camera] = CameraReport(
                 image_topic=source.image_topic,
                 info_topic=source.info_topic,
-                silence=source.silence() if stale else "",
+                silence=silence,
                 since_frame=since,
                 problem=noted.problem,
                 last_error=noted.error,
