@@ -234,10 +234,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--methods",
-        nargs="+",
+        nargs="*",
         choices=CARRIERS,
         default=["mila"],
-        help="how to answer from a keyframe: mila (default); reuse: its features as they are; flow: warped by DIS flow",
+        help="answers from a keyframe: mila (default); reuse: its features as they are; flow: warped by DIS flow; "
+        "none named: the two networks alone",
     )
     parser.add_argument("--time", action="store_true", help="also measure milliseconds, which differ from run to run")
     parser.add_argument("--plot", type=Path, help="draw accuracy against GFLOPs into this file (.svg, .png, .pdf)")

@@ -15,7 +15,7 @@ from mila_ros.evaluation.inputs import DEFAULT_FOV
 from mila_ros.worlds.bag_storage import BagTruncated, RawMessage, Storage
 from mila_ros.worlds.bags import Bag, fov_intrinsics, stamp_of
 from mila_ros.worlds.frames import Frame
-from mila_ros.worlds.geometry import fitted_normals
+from mila_ros.worlds.plane_normals import fitted_normals
 
 # Outputs of one frame are published together, but each topic arrives on its own way.
 _OPEN_STAMPS = 8

@@ -1,8 +1,8 @@
-"""`mila ablate`: train the fast stage in several ways from one start, and lay them side by side.
+"""`mila ablate`: train one stage in several ways from one start, and lay them side by side.
 
-What a way is worth shows when nothing else differs: the same trained slow network, a fast network and a propagation
-that begin anew, the same data, order of data (seed), schedule and budget for each. A way that is done is not trained
-again; one that was interrupted goes on.
+What a way is worth shows when nothing else differs: the same trained slow network, in the fast stage a fast network and
+a propagation that begin anew, the same data, order of data (seed), schedule and budget for each. A way that is done is
+not trained again; one that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import FastNetwork
 
-WAYS: dict[str, tuple[str, ...]] = {
+FAST_WAYS: dict[str, tuple[str, ...]] = {
     "attention": (),
     "task-specific": ("model={attention: task}",),
     # Several keyframes are remembered only by windows that stay; so this pair differs in nothing else.
@@ -37,7 +37,15 @@ WAYS: dict[str, tuple[str, ...]] = {
     "attention-alignment": ("model={propagation: attention+alignment}",),
     "laps": ("model={propagation: laps}",),
 }
-"""Settings that make each way what it is, beside those of the stage."""
+"""Settings that make each way of the fast stage what it is, beside those of the stage."""
+
+SLOW_WAYS: dict[str, tuple[str, ...]] = {
+    "trained-on": (),
+    "cross-attention": ("model={cross_attention: true}",),
+}
+"""The same for the slow stage, which goes on from a trained network: `trained-on` is what more training alone gives."""
+
+WAYS = {"fast": FAST_WAYS, "slow": SLOW_WAYS}
 
 
 def begun_anew(start: str, path: Path, seed: int = 0) -> Path:
@@ -65,23 +73,40 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=settings)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--data", required=True, help="KIND:FOLDER, to learn from and to judge by (its validation)")
-    parser.add_argument("--start", default="indoor", help="network whose slow part all share (indoor)")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help=", ".join(WAYS))
+    parser.add_argument("--start", default="indoor", help="network whose slow part all begin with (indoor)")
+    parser.add_argument("--stage", choices=WAYS, default="fast", help="which is trained (fast)")
+    known = "; ".join(f"{stage}: {', '.join(ways)}" for stage, ways in WAYS.items())
+    parser.add_argument("--ways", nargs="+", metavar="WAY", help=f"some of them. {known}")
     parser.add_argument("--distances", type=int, nargs="+", default=[5, 10], metavar="D", help="to judge at (5 10)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--processes", type=int, default=1, help="of each training; one a core on a CPU")
     options = parser.parse_intermixed_args(argv)
-    start = options.out / "start.safetensors"
-    source = hashlib.sha256(resolve(options.start).read_bytes()).hexdigest()
-    noted = start.with_suffix(".json")
-    if not start.is_file() or not noted.is_file() or noted.read_text(encoding="utf-8") != source:
-        begun_anew(options.start, start)  # another file each time, for who resumes from it
-        noted.write_text(source, encoding="utf-8")
-    models = [_trained(way, start, source, options) for way in options.ways]
+    ways = WAYS[options.stage]
+    strange = sorted(set(options.ways or ()) - set(ways))
+    if strange:
+        raise UserError(f"--ways: the stage {options.stage} knows {', '.join(ways)}; not {', '.join(strange)}")
+    source = resolve(options.start)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    start = source if options.stage == "slow" else _fast_start(source, digest, options.out)
+    models = [_trained(way, start, digest, options) for way in options.ways or ways]
     device = "cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda"
     arguments = ["--data", options.data, "--split", "validation", "--device", device]
-    arguments += ["--distances", *map(str, options.distances), "--json", str(options.out / "ablation.json")]
+    if options.stage == "slow":
+        arguments += ["--methods"]  # none: the fast stage has not seen these slow networks yet
+    else:
+        arguments += ["--distances", *map(str, options.distances)]
+    arguments += ["--json", str(options.out / "ablation.json")]
     return compare([*arguments, "--model", *map(str, models)])
+
+
+def _fast_start(source: Path, digest: str, folder: Path) -> Path:
+    """`begun_anew`, once: another file each time would be another start to what is resumed."""
+    start = folder / "start.safetensors"
+    noted = start.with_suffix(".json")
+    if not start.is_file() or not noted.is_file() or noted.read_text(encoding="utf-8") != digest:
+        begun_anew(str(source), start)
+        noted.write_text(digest, encoding="utf-8")
+    return start
 
 
 def _trained(way: str, start: Path, source: str, options: argparse.Namespace) -> Path:
@@ -91,7 +116,11 @@ def _trained(way: str, start: Path, source: str, options: argparse.Namespace) ->
         UserError: the training failed, or one with other settings stands in its place.
     """
     model: Path = options.out / f"{way}.safetensors"
-    settings = [f"data={options.data}", "copy_heads=true", *options.overrides, *WAYS[way]]
+    own = WAYS[options.stage][way]
+    # Judged once, in the end, all in one table; rooms are rendered once, for all.
+    settings = [f"data={options.data}", "validate_every=0", f"rendered_folder={options.out / 'rooms'}"]
+    settings += ["copy_heads=true"] if options.stage == "fast" else []
+    settings += [*options.overrides, *own]
     made = {"start": source, "settings": settings}
     note = model.with_suffix(".json")
     if model.is_file():
@@ -99,9 +128,19 @@ def _trained(way: str, start: Path, source: str, options: argparse.Namespace) ->
             raise UserError(f"{model} was made from another start or with other settings: use another --out folder")
         print(f"{way}: done before", file=sys.stderr)
         return model
-    print(f"{way}: {' '.join(WAYS[way]) or 'the settings of config/train/fast.yaml'}", file=sys.stderr)
+    print(f"{way}: {' '.join(own) or f'the settings of config/train/{options.stage}.yaml'}", file=sys.stderr)
     run = options.out / way
-    command = [sys.executable, "-m", "mila_ros.cli", "train", "fast", "--out", str(run), "--device", options.device]
+    command = [
+        sys.executable,
+        "-m",
+        "mila_ros.cli",
+        "train",
+        options.stage,
+        "--out",
+        str(run),
+        "--device",
+        options.device,
+    ]
     command += ["--processes", str(options.processes), f"start={start}"]
     # A process of its own: where there are several, Fabric starts them by running this command again. What is a way's
     # own comes last and wins.

@@ -17,7 +17,8 @@ from mila_ros.errors import UserError
 from mila_ros.models.checkpoint import resolve
 from mila_ros.models.config import TASKS
 from mila_ros.paths import config_dir
-from mila_ros.training.data import Pool, decoded, pool_of_frames, pool_of_rendered
+from mila_ros.training.data import Pool, decoded, pool_of_frames
+from mila_ros.training.rooms import kept_rooms
 from mila_ros.training.sanity import check_pool
 from mila_ros.training.settings import TrainSettings, load_settings
 from mila_ros.training.trainer import Trainer
@@ -40,16 +41,23 @@ def load_pools(
         train = open_world_for(settings.data, "train", classes, TASKS)
         try:
             held_out = open_world_for(settings.data, "validation", classes, TASKS).with_truth()
-            if rank == 0:  # which alone validates
+            if rank == 0 and settings.validate_every:  # which alone validates
                 validation = list(decoded(held_out, "load validation"))
         except NoFramesError as error:
             tqdm.write(f"nothing is held out to judge by: {error}", file=sys.stderr)
         frames = decoded(train.with_truth(), "load training")
         pools.append((pool_of_frames(frames, device, settings.keep_scale, train.motion), settings.data_share))
     if settings.rendered_clips:
-        s = settings
-        pool = pool_of_rendered(
-            s.rendered_clips, s.rendered_frames, s.rendered_interval, s.height, s.width, s.seed + 100_000 * rank, device
+        s, seed = settings, settings.seed + 100_000 * rank
+        pool = kept_rooms(
+            s.rendered_folder,
+            s.rendered_clips,
+            s.rendered_frames,
+            s.rendered_interval,
+            s.height,
+            s.width,
+            seed,
+            device,
         )
         pools.append((pool, s.rendered_share))
     return pools, validation

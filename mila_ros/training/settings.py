@@ -14,7 +14,7 @@ from mila_ros.models.config import TASKS, model_changes
 
 _TASK_WEIGHTS = {"segmentation": 1.0, "depth": 2.0, "normals": 1.5}
 _AT_LEAST_ONE = (
-    *("steps", "batch", "accumulate", "validate_every", "save_every", "height", "width", "truth_stride"),
+    *("steps", "batch", "accumulate", "save_every", "height", "width", "truth_stride"),
     *("rendered_frames", "rendered_interval", "max_distance"),
 )
 
@@ -39,6 +39,8 @@ class TrainSettings:
     """Frames of a 30 Hz video between two of a clip."""
     rendered_share: float = 0.3
     """Share of each batch."""
+    rendered_folder: str | None = None
+    """Where these clips are kept, 9 bytes a pixel, for a run that is resumed and for others like it; null: nowhere."""
 
     height: int = 480
     width: int = 640
@@ -118,6 +120,7 @@ class TrainSettings:
     """Lightning Fabric's name."""
     seed: int = 0
     validate_every: int = 1000
+    """Steps; and at the end. 0: not at all."""
     save_every: int = 500
 
     def __post_init__(self) -> None:
@@ -149,8 +152,8 @@ class TrainSettings:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.rendered_clips < 0 or (self.minutes is not None and self.minutes <= 0):
-            raise UserError("rendered_clips must not be negative, and minutes must be above 0")
+        if min(self.rendered_clips, self.validate_every) < 0 or (self.minutes is not None and self.minutes <= 0):
+            raise UserError("rendered_clips and validate_every must not be negative, and minutes must be above 0")
         for name in ("model", "task_weights"):
             if not isinstance(getattr(self, name), dict):
                 raise UserError(f"{name} is {getattr(self, name)!r}; it must be a mapping: '{name}={{key: value}}'")

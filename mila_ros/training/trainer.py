@@ -48,6 +48,7 @@ def _portable(settings: dict[str, Any]) -> dict[str, Any]:
         settings["data"] = f"{kind}:{Path(folder).name}"
     if settings["start"] and Path(settings["start"]).is_absolute():
         settings["start"] = "/".join(Path(settings["start"]).parts[-3:])
+    settings["rendered_folder"] = None  # the same clips without it
     return settings
 
 
@@ -208,7 +209,7 @@ class Trainer:
                 self._log({"step": self.step, "seconds_a_step": time.monotonic() - started} | values)
             if self.step % s.save_every == 0 or last:
                 self.save_state()
-            if self.step % s.validate_every == 0 or last:
+            if s.validate_every and (self.step % s.validate_every == 0 or last):
                 results = self.validate()
         bar.close()
         results = results or self.validate()  # a run that was over before it was resumed
@@ -217,7 +218,7 @@ class Trainer:
 
     def validate(self) -> dict[str, dict[str, Any]]:
         """Judge the running mean of weights on the validation frames."""
-        if not len(self.validation) or not self.fabric.is_global_zero:
+        if not len(self.validation) or not self.settings.validate_every or not self.fabric.is_global_zero:
             return {}
         model = self._result()
         distances = () if self.settings.stage == "slow" else (1, 5, 10)

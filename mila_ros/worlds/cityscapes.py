@@ -22,8 +22,8 @@ import numpy as np
 
 from mila_ros.errors import UserError
 from mila_ros.worlds.frames import IGNORE, Frame, Intrinsics
-from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.plane_normals import fitted_normals
 from mila_ros.worlds.street import standing_depth
 from mila_ros.worlds.world import NoFramesError, World, check_labels, read_bytes, read_picture
 

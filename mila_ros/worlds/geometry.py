@@ -1,4 +1,4 @@
-"""Geometry of depth pictures: normals by plane fitting, and the view from a moved camera.
+"""Geometry of depth pictures: the view from a moved camera.
 
 Everything is batched torch, on whatever device the tensors are. Axes: x right, y down, z forward (REP 103).
 Intrinsics are (B, 4) tensors: fx, fy, cx, cy in pixels.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from mila_ros.worlds.frames import Intrinsics
 
 
 def pixel_rays(intrinsics: Tensor, height: int, width: int) -> Tensor:
@@ -26,75 +23,6 @@ def pixel_rays(intrinsics: Tensor, height: int, width: int) -> Tensor:
     )
     x, y = (u[None] - cx) / fx, (v[None] - cy) / fy
     return torch.stack([x, y, torch.ones_like(x)], dim=1)
-
-
-def normals_from_depth(
-    depth: Tensor, intrinsics: Tensor, window: int = 21, tolerance: float = 0.03
-) -> tuple[Tensor, Tensor]:
-    """Surface normals by fitting a plane to inverse depth around each pixel.
-
-    On a plane, 1/z is linear in pixel coordinates: 1/z = a x + b y + c with (x, y, 1) the pixel's ray, and (a, b, c)
-    is along the normal. Neighbours are weighted equally over the window; where the fit misses the centre's
-    depth or the window's depths by more than `tolerance` (relative), an edge runs through the window and the
-    answer is marked invalid.
-
-    Args:
-        depth: (B, H, W), metres; NaN or <= 0 where unknown.
-        intrinsics: (B, 4).
-        window: side of the fitted square in pixels, odd.
-        tolerance: largest relative root-mean-square misfit.
-
-    Returns:
-        normals (B, 3, H, W), unit, facing the camera, and validity (B, H, W), bool.
-    """
-    known = torch.isfinite(depth) & (depth > 1e-3)
-    weight = known.to(torch.float64)
-    inverse = torch.where(known, 1.0 / depth.clamp(min=1e-3), torch.zeros_like(depth)).double()
-    rays = pixel_rays(intrinsics.double(), *depth.shape[-2:])
-    x, y = rays[:, 0], rays[:, 1]
-    products = [weight, x, y, x * x, x * y, y * y, inverse, inverse * x, inverse * y, inverse * inverse]
-    stacked = torch.stack([weight] + [p * weight for p in products[1:]], dim=1)
-    sums = _box_sum(stacked, window)
-    n, sx, sy, sxx, sxy, syy, sz, szx, szy, szz = sums.unbind(dim=1)
-    n = n.clamp(min=1.0)
-    # Centred moments: better conditioned than the raw normal equations.
-    mx, my, mz = sx / n, sy / n, sz / n
-    cxx, cxy, cyy = sxx / n - mx * mx, sxy / n - mx * my, syy / n - my * my
-    czx, czy, czz = szx / n - mz * mx, szy / n - mz * my, szz / n - mz * mz
-    determinant = (cxx * cyy - cxy * cxy).clamp(min=1e-18)
-    a = (czx * cyy - czy * cxy) / determinant
-    b = (czy * cxx - czx * cxy) / determinant
-    c = mz - a * mx - b * my
-    normals = -F.normalize(torch.stack([a, b, c], dim=1), dim=1)
-    misfit = (czz - a * czx - b * czy).clamp(min=0).sqrt() / mz.clamp(min=1e-6)
-    at_centre = ((a * x + b * y + c - inverse).abs() / inverse.clamp(min=1e-6)) < 2 * tolerance
-    enough = sums[:, 0] > 0.25 * window * window
-    valid = known & enough & (misfit < tolerance) & at_centre
-    # A surface seen from behind cannot be seen: such a fit is an artefact.
-    valid &= (normals * rays).sum(dim=1) < 0
-    return normals.to(depth.dtype), valid
-
-
-def fitted_normals(depth: np.ndarray, intrinsics: Intrinsics) -> np.ndarray:
-    """Normals of a depth picture by plane fitting: (H, W) -> (H, W, 3), NaN where no plane fits."""
-    camera = torch.tensor([[intrinsics.fx, intrinsics.fy, intrinsics.cx, intrinsics.cy]])
-    normals, valid = normals_from_depth(torch.from_numpy(depth)[None], camera)
-    normals = normals.masked_fill(~valid[:, None], float("nan"))
-    return normals[0].permute(1, 2, 0).contiguous().numpy()
-
-
-def _box_sum(x: Tensor, window: int) -> Tensor:
-    """Sum over a window x window square around each pixel, the outside counting as zero: (B, C, H, W) -> same.
-
-    By running sums, whose cost does not grow with the window; in double precision, or they would cancel.
-    """
-    r = window // 2
-    for axis in (-1, -2):
-        pads = (r + 1, r, 0, 0) if axis == -1 else (0, 0, r + 1, r)
-        running = F.pad(x, pads).cumsum(dim=axis)
-        size = x.shape[axis]
-        x = running.narrow(axis, window, size) - running.narrow(axis, 0, size)
-    return x
 
 
 _USUAL_DEPTH = 10.0

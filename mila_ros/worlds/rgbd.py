@@ -19,8 +19,8 @@ import numpy as np
 
 from mila_ros.errors import UserError
 from mila_ros.worlds.frames import Frame
-from mila_ros.worlds.geometry import fitted_normals
 from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.plane_normals import fitted_normals
 from mila_ros.worlds.world import (
     NoFramesError,
     World,

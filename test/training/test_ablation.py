@@ -58,3 +58,23 @@ def test_ways_are_trained_once_and_stand_in_one_table(tmp_path: Path, capfd: pyt
     (tmp_path / "out/laps.safetensors").unlink()
     with pytest.raises(UserError, match="the training of laps ended with status 2"):
         ablate([*command, "steps=0", "--device", "cpu", "--ways", "laps"])
+
+
+def test_the_slow_stage_with_and_without_cross_attention(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tree = make_tree(tmp_path / "tree", ["0022", "0131", "0132", "0500"])
+    (tree / "validation.txt").write_text("0131\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    source = start(tmp_path / "source.safetensors")
+    command = ["--stage", "slow", "--out", str(out), "--data", f"nyuv2:{tree}", "--start", str(source), "batch=2"]
+    with pytest.raises(UserError, match="the stage slow knows trained-on, cross-attention; not laps"):
+        ablate([*command, "--ways", "laps", "--device", "cpu"])
+    rooms = ["rendered_clips=2", "rendered_frames=1"]
+    settings = ["height=32", "width=64", "steps=2", "precision=32-true", *rooms]
+    assert ablate([*command, *settings, "--device", "cpu"]) == 0
+    table = capfd.readouterr().out
+    assert "trained-on slow" in table and "cross-attention slow" in table and "mila@" not in table
+    with_it, without = (read_header(out / f"{way}.safetensors")[0] for way in ("cross-attention", "trained-on"))
+    assert with_it.cross_attention and not without.cross_attention
+    assert len(list((out / "rooms").glob("*.safetensors"))) == 1
+    assert not (out / "trained-on/validation.jsonl").exists()

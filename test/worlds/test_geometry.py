@@ -2,10 +2,9 @@
 
 import math
 
-import pytest
 import torch
 
-from mila_ros.worlds.geometry import moved_view, normals_from_depth, pixel_rays, rotation
+from mila_ros.worlds.geometry import moved_view, pixel_rays, rotation
 from mila_ros.worlds.motion import random_motion
 
 CAMERA = torch.tensor([[260.0, 260.0, 159.5, 119.5]])
@@ -15,27 +14,6 @@ def plane(normal: torch.Tensor, distance: float) -> torch.Tensor:
     """Depth of the plane normal . X = -distance, seen by CAMERA: (1, 240, 320)."""
     rays = pixel_rays(CAMERA, 240, 320)
     return -distance / (rays * normal.view(1, 3, 1, 1)).sum(dim=1)
-
-
-@pytest.mark.parametrize("angles", [(0.0, 0.0), (0.6, 0.0), (-0.3, 0.5)])
-def test_the_normal_of_a_plane(angles: tuple[float, float]) -> None:
-    tilt, pan = angles
-    normal = torch.tensor([math.sin(pan), math.sin(tilt), -math.cos(tilt) * math.cos(pan)])
-    normal = normal / normal.norm()
-    normals, valid = normals_from_depth(plane(normal, 2.0), CAMERA)
-    assert valid.float().mean() > 0.95
-    angle = torch.rad2deg(torch.arccos((normals * normal.view(1, 3, 1, 1)).sum(dim=1).clamp(-1, 1)))
-    assert float(angle[valid].max()) < 0.5
-
-
-def test_no_normal_is_claimed_across_an_edge_or_without_depth() -> None:
-    depth = torch.full((1, 240, 320), 2.0)
-    depth[:, :, 160:] = 3.0
-    depth[:, :60, :100] = float("nan")
-    _, valid = normals_from_depth(depth, CAMERA, window=21)
-    assert not valid[:, 80:, 152:168].any()
-    assert valid[:, 100:, 20:140].all()
-    assert not valid[:, :40, :80].any()
 
 
 def test_a_camera_that_stays_sees_the_same() -> None:

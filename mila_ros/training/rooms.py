@@ -1,0 +1,67 @@
+"""Rendered clips to learn from, made once: a run that is resumed, and runs beside it, find them on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from mila_ros.errors import UserError
+from mila_ros.paths import PACKAGE
+from mila_ros.training.data import Pool, pool_of_rendered
+
+_TENSORS = ("rgb", "depth", "labels", "normals", "intrinsics")
+
+
+def kept_rooms(
+    folder: str | None, clips: int, frames: int, interval: int, height: int, width: int, seed: int, device: torch.device
+) -> Pool:
+    """Clips as `pool_of_rendered` makes them, from the folder if they were made there before, else made and kept.
+
+    A file is named after everything that decides what is in it, the renderer's own source included, so that one folder
+    may serve many runs. It takes 9 bytes a pixel. A damaged file is made anew. Without a folder nothing is kept.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    if folder is None:
+        return pool_of_rendered(clips, frames, interval, height, width, seed, device)
+    made_by: dict[str, Any] = {"clips": clips, "frames": frames, "interval": interval, "seed": seed}
+    made_by |= {"height": height, "width": width, "device": device.type, "renderer": _renderer()}
+    name = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
+    path = Path(folder) / f"rooms-{name}.safetensors"
+    if path.is_file():
+        try:
+            return Pool(**load_file(path, device=str(device)), interval=interval)
+        except (SafetensorError, TypeError) as error:
+            tqdm.write(f"{path} is damaged and rendered again: {error}", file=sys.stderr)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()  # a folder that cannot be written to is told of before time is spent on rendering
+        pool = pool_of_rendered(clips, frames, interval, height, width, seed, device)
+        save_file({name: getattr(pool, name).contiguous() for name in _TENSORS}, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise UserError(
+            f"rendered_folder {folder} cannot keep rendered rooms: {error}; name another folder or none"
+        ) from error
+    return pool
+
+
+def _renderer() -> str:
+    digest = hashlib.sha256()
+    for source in sorted((PACKAGE / "worlds").glob("rendered*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
