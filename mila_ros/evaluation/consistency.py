@@ -79,9 +79,10 @@ class Consistency:
         columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
         came_from = np.stack([columns, rows], axis=-1) + back
         returned = cv2.remap(forth, came_from, None, cv2.INTER_LINEAR)
-        inside = (came_from >= 0).all(axis=-1) & (came_from <= (width - 1, height - 1)).all(axis=-1)
-        gap = ((back + returned) ** 2).sum(axis=-1)
-        room = 0.01 * ((back**2).sum(axis=-1) + (returned**2).sum(axis=-1)) + 0.5
+        x, y = came_from[..., 0], came_from[..., 1]
+        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        gap = _dot(back + returned, back + returned)
+        room = 0.01 * (_dot(back, back) + _dot(returned, returned)) + 0.5
         return came_from, inside & (gap < room)
 
     def compute(self) -> dict[str, dict[str, Any]]:
@@ -98,7 +99,15 @@ class Consistency:
 
 def angle_between(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Degrees between unit vectors (..., 3)."""
-    return np.degrees(np.arccos(np.clip((one * other).sum(axis=-1), -1, 1)))
+    return np.degrees(np.arccos(np.clip(_dot(one, other), -1, 1)))
+
+
+def _dot(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(..., n) twice -> (...). Component by component: NumPy is slow at sums over a short last axis."""
+    total = one[..., 0] * other[..., 0]
+    for k in range(1, one.shape[-1]):
+        total += one[..., k] * other[..., k]
+    return total
 
 
 _NAMES = {"segmentation": "segmentation_agreement", "depth": "depth_change", "normals": "normals_deg"}

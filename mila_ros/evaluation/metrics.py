@@ -73,15 +73,15 @@ class DepthMetrics:
             for picture, its_truth in zip(depth, truth, strict=True):
                 self.update(picture, its_truth)
             return
-        known = torch.isfinite(truth) & (truth > self.nearest) & (truth < self.farthest)
-        d, t = depth[known].double(), truth[known].double()
-        d = torch.nan_to_num(d, nan=0.0).clamp(min=1e-3)
-        ranges = torch.bucketize(t, t.new_tensor(self.EDGES[1:-1]), right=True)
-        scaled = d * (t.median() / d.median()) if len(t) else d
-        near, near_scaled = ((torch.maximum(x / t, t / x) < 1.25).double() for x in (d, scaled))
-        terms = (torch.ones_like(t), (d - t) ** 2, (d - t).abs() / t, near, near_scaled)
-        for column, term in enumerate(terms):
-            self.sums[:, column] += torch.bincount(ranges, term, minlength=len(self.sums)).cpu().numpy()
+        known = (truth > self.nearest) & (truth < self.farthest)
+        d, t = (metres[known].cpu().numpy().astype(np.float64) for metres in (depth, truth))
+        d = np.maximum(np.nan_to_num(d, nan=0.0), 1e-3)
+        ranges = sum((t >= edge).astype(np.int64) for edge in self.EDGES[1:-1])
+        ratio, gap = d / t, np.abs(d - t)
+        scaled = ratio * (_lower_median(t) / _lower_median(d)) if len(t) else ratio
+        near, near_scaled = (np.maximum(x, 1 / x) < 1.25 for x in (ratio, scaled))
+        for column, term in enumerate((None, gap**2, gap / t, near, near_scaled)):
+            self.sums[:, column] += np.bincount(ranges, term, minlength=len(self.sums))
 
     def compute(self) -> dict[str, Any]:
         """`rmse` in metres, `abs_rel`, `delta1` and `delta1_scaled` in 0..1; None without ground truth."""
@@ -108,6 +108,12 @@ class DepthMetrics:
         }
 
 
+def _lower_median(values: npt.NDArray[np.float64]) -> float:
+    """The middle value, of two the lower one."""
+    middle = (len(values) - 1) // 2
+    return float(np.partition(values, middle)[middle])
+
+
 class NormalMetrics:
     """Accumulates angles between predicted and true unit normals."""
 
@@ -117,11 +123,15 @@ class NormalMetrics:
 
     def update(self, normals: Tensor, truth: Tensor) -> None:
         """(..., 3) each; truth NaN is left out."""
-        known = torch.isfinite(truth).all(dim=-1)
-        cosine = (normals[known].double() * truth[known].double()).sum(dim=-1).clamp(-1, 1)
-        angle = torch.rad2deg(torch.arccos(cosine)).cpu()
+        cosine = torch.zeros(truth.shape[:-1], dtype=torch.float64, device=truth.device)
+        for ours, theirs in zip(normals.unbind(dim=-1), truth.unbind(dim=-1), strict=True):
+            cosine.addcmul_(ours.double(), theirs.double())
+        known = cosine[torch.isfinite(truth).all(dim=-1)]
+        known = torch.nan_to_num(known, nan=-1.0).clamp(-1, 1)  # no answer is as wrong as can be
+        angle = torch.rad2deg(torch.arccos(known)).cpu()
         self.total += float(angle.sum())
-        self.histogram += torch.histc(angle, bins=_ANGLE_BINS, min=0, max=180)
+        bins = (angle * (_ANGLE_BINS / 180)).long().clamp(max=_ANGLE_BINS - 1)
+        self.histogram += torch.bincount(bins, minlength=_ANGLE_BINS)
 
     def compute(self) -> dict[str, Any]:
         """`mean_deg`, `median_deg` and `within_11_25`, `within_22_5`, `within_30` (0..1); None without ground truth."""

@@ -121,7 +121,7 @@ def truth_of(frame: Frame, size: tuple[int, int]) -> dict[str, npt.NDArray[Any]]
         truth["depth"] = nearest(frame.depth, size)
     normals = frame.normals
     if normals is None and frame.depth is not None:
-        normals = fitted_normals(frame.depth, frame.intrinsics)
+        normals = fitted_normals(frame.depth, frame.intrinsics, size=size)
     if normals is not None:
         truth["normals"] = nearest(normals, size)
     return truth

@@ -15,7 +15,11 @@ _KNOWN_SHARE = 0.25
 
 
 def fitted_normals(
-    depth: npt.NDArray[np.float32], intrinsics: Intrinsics, window: int = 21, tolerance: float = 0.03
+    depth: npt.NDArray[np.float32],
+    intrinsics: Intrinsics,
+    window: int = 21,
+    tolerance: float = 0.03,
+    size: tuple[int, int] | None = None,
 ) -> npt.NDArray[np.float32]:
     """Normals by fitting a plane to inverse depth around each pixel.
 
@@ -29,9 +33,10 @@ def fitted_normals(
         intrinsics: of this picture.
         window: side of the fitted square in pixels, odd.
         tolerance: largest relative root-mean-square misfit.
+        size: (h, w), to answer for the nearest pixels of such a picture alone, which is faster; None: for all.
 
     Returns:
-        (H, W, 3), float32: unit vectors in the optical frame that face the camera; NaN where no plane fits.
+        (h, w, 3), float32: unit vectors in the optical frame that face the camera; NaN where no plane fits.
     """
     height, width = depth.shape
     known = np.isfinite(depth) & (depth > _NEAREST)
@@ -40,11 +45,12 @@ def fitted_normals(
     np.divide(1.0, depth, out=inverse, where=known)
     x = (np.arange(width) - intrinsics.cx) / intrinsics.fx
     y = ((np.arange(height) - intrinsics.cy) / intrinsics.fy)[:, None]
+    chosen = ... if size is None or size == depth.shape else np.ix_(_nearest(size[0], height), _nearest(size[1], width))
 
     def total(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         # In double precision, or running sums would cancel.
-        size, outside = (window, window), cv2.BORDER_CONSTANT
-        return cv2.boxFilter(values, cv2.CV_64F, size, normalize=False, borderType=outside)
+        square, outside = (window, window), cv2.BORDER_CONSTANT
+        return cv2.boxFilter(values, cv2.CV_64F, square, normalize=False, borderType=outside)[chosen]
 
     count = total(weight)
     share = 1.0 / np.maximum(count, 1.0)
@@ -60,10 +66,17 @@ def fitted_normals(
     a = (czx * cyy - czy * cxy) * scale
     b = (czy * cxx - czx * cxy) * scale
     c = mz - a * mx - b * my
-    at_centre = a * x + b * y + c
-    valid = known & (count > _KNOWN_SHARE * window * window)
+    rows, columns = np.broadcast_to(y, depth.shape)[chosen], np.broadcast_to(x, depth.shape)[chosen]
+    at_centre, inverse = a * columns + b * rows + c, inverse[chosen]
+    valid = known[chosen] & (count > _KNOWN_SHARE * window * window)
     valid &= np.sqrt(np.maximum(czz - a * czx - b * czy, 0.0)) < tolerance * np.maximum(mz, 1e-6)
     valid &= np.abs(at_centre - inverse) < 2 * tolerance * np.maximum(inverse, 1e-6)
     valid &= at_centre > 0  # a surface seen from behind cannot be seen: such a fit is an artefact
     towards = np.where(valid, -1.0 / np.maximum(np.sqrt(a * a + b * b + c * c), 1e-12), np.nan)
     return np.stack([a * towards, b * towards, c * towards], axis=-1).astype(np.float32)
+
+
+def _nearest(wanted: int, there: int) -> npt.NDArray[np.int64]:
+    """Which of a line's pixels remain where a picture is resized by the nearest one."""
+    line = np.arange(there, dtype=np.float32)[None]
+    return cv2.resize(line, (wanted, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0].astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -55,6 +56,15 @@ def test_the_fit_is_that_of_least_squares() -> None:
         rows = np.stack([ray[known] for ray in rays], axis=-1)
         fitted = np.linalg.lstsq(rows, 1.0 / depth[window][known].astype(np.float64), rcond=None)[0]
         np.testing.assert_allclose(found[row, column], -fitted / np.linalg.norm(fitted), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(120, 160), (240, 320), (101, 133), (300, 400)])
+def test_normals_of_another_size_are_those_of_the_nearest_pixels(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    depth = (plane(np.array([0.3, 0.2, -0.9]), 2.0) * (1 + rng.normal(0, 0.01, (240, 320)))).astype(np.float32)
+    depth[:, 160:] += 1
+    whole = cv2.resize(fitted_normals(depth, CAMERA), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    np.testing.assert_array_equal(fitted_normals(depth, CAMERA, size=size), whole)
 
 
 def test_a_picture_without_depth_has_no_normals() -> None:
