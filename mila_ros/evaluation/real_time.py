@@ -26,9 +26,9 @@ from mila_ros.evaluation.prefetch import prefetched
 from mila_ros.evaluation.tally import Tally
 from mila_ros.evaluation.timeline import percentile
 from mila_ros.runtime.engine import Engine
-from mila_ros.runtime.passing import Answer
+from mila_ros.runtime.passing import Answer, Seen
 from mila_ros.runtime.pauses import with_all, without_long_pauses
-from mila_ros.runtime.pipeline import LONGEST_START, Pipeline, Seen
+from mila_ros.runtime.pipeline import LONGEST_START, Pipeline
 from mila_ros.runtime.scene import FALL
 from mila_ros.runtime.slots import Handover, NewestSlots
 from mila_ros.worlds.bags import Bag, BagError, BagTruncated, RawMessage, stamp_of

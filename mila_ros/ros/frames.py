@@ -18,8 +18,8 @@ from mila_ros.ros.cameras_in import Calibration, CameraInput, Frame, calibrate
 from mila_ros.ros.parameters import Settings
 from mila_ros.ros.topics_out import CameraOutputs
 from mila_ros.runtime.meter import CameraCounts
-from mila_ros.runtime.passing import Picture
-from mila_ros.runtime.pipeline import LONGEST_START, KeyframeState, Pipeline, Seen
+from mila_ros.runtime.passing import Picture, Seen
+from mila_ros.runtime.pipeline import LONGEST_START, KeyframeState, Pipeline
 from mila_ros.runtime.slots import Handover, NewestSlots
 
 _START_REPORTS = 2

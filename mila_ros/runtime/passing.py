@@ -1,4 +1,4 @@
-"""What passes through an engine: a picture, the same once the networks have looked at it, an answer."""
+"""What passes through engine and pipeline: a picture, the same once the networks have looked at it, an answer."""
 
 from __future__ import annotations
 
@@ -40,6 +40,21 @@ class Looked:
     watch: Stopwatch
     memory: Memory | None = None
     """What was looked up. On a GPU the stream may still read it: it must not go before the answer is there."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame that was looked at, and what is to be told of it."""
+
+    camera: str
+    looked: Looked
+    tasks: tuple[str, ...]
+    focal: float
+    confidence: bool
+    broken: str | None
+    """Why the frame does not continue the one before it (the keyframe was forgotten), in words."""
+    keyframe: int | None
+    """Number of the keyframe that was looked up; None: none was."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.memory import KeyframeSlot
 from mila_ros.runtime.meter import Meter
-from mila_ros.runtime.passing import Answer, Looked, Picture
+from mila_ros.runtime.passing import Answer, Picture, Seen
 from mila_ros.runtime.scene import SceneWatch
-from mila_ros.runtime.scheduler import KeyframeScheduler
+from mila_ros.runtime.scheduler import KeyframeScheduler, Reason
+from mila_ros.runtime.shortage import Shortage, out_of_memory, tried_twice
 from mila_ros.runtime.slots import NewestSlots
 
 MODES = ("asynchronous", "synchronous")
@@ -40,26 +41,12 @@ class _Camera:
     scheduler: KeyframeScheduler
     slot: KeyframeSlot[Memory]
     watch: SceneWatch = field(default_factory=SceneWatch)
+    shortage: Shortage = field(default_factory=Shortage)
     busy: bool = False  # a keyframe of this camera waits or runs
     size: tuple[int, int] | None = None
     stamp_ns: int | None = None
     frame: int = 0
     problem: str | None = None  # of the last keyframe that was begun
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A frame that was looked at, and what is to be told of it."""
-
-    camera: str
-    looked: Looked
-    tasks: tuple[str, ...]
-    focal: float
-    confidence: bool
-    broken: str | None
-    """Why the frame does not continue the one before it (the keyframe was forgotten), in words."""
-    keyframe: int | None
-    """Number of the keyframe that was looked up; None: none was."""
 
 
 @dataclass(frozen=True)
@@ -271,23 +258,24 @@ class Pipeline:
         tasks = tuple(tasks)
         left = keyframe is not None and state.watch.left(keyframe.number)
         reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None, left)
+        if not state.shortage.allows(arrived):
+            reason = None
         number: int | None = None
+        memory: Memory | None = None
         if reason is not None and self._mode == "synchronous":
-            state.scheduler.started(arrived)
-            self.meter.keyframe_reason(reason.value)
-            memory, slow_ms = self.engine.keyframe(picture, self._before(camera, picture.size, arrived), alone=True)
-            self.meter.time("slow", slow_ms)
-            self._finished(camera, picture.size, memory, frame, arrived, state.slot.epoch)
+            memory = self._keyframe_now(camera, picture, reason, arrived, frame)
+        if memory is not None:
             looked = self.engine.recall(picture, memory)
         else:
-            if reason is not None and not state.busy:
+            if reason is not None and self._mode == "asynchronous" and not state.busy:
                 state.busy = True
                 state.scheduler.started(arrived)
                 self.meter.keyframe_reason(reason.value)
                 self._jobs.put(camera, _Job(picture, frame, arrived, state.slot.epoch, picture.size, tasks))
             fresh = keyframe is not None and state.scheduler.fresh(arrived, keyframe.captured)
             used = keyframe.memory if keyframe is not None and fresh else None
-            looked = self.engine.look(picture, used, tasks, match=self.fall > 0)
+            with self._enough(camera):
+                looked = tried_twice(lambda: self.engine.look(picture, used, tasks, match=self.fall > 0))
             self.meter.ran("fast", picture.size, tasks)
             if used is not None and keyframe is not None:
                 self.meter.ran("ila", picture.size, tasks)
@@ -300,7 +288,8 @@ class Pipeline:
     def tell(self, seen: Seen) -> Answer:
         """The second half."""
         looked, tasks = seen.looked, seen.tasks
-        answer = self.engine.tell(looked, tasks, seen.focal, seen.confidence)
+        with self._enough(seen.camera):
+            answer = tried_twice(lambda: self.engine.tell(looked, tasks, seen.focal, seen.confidence))
         if seen.keyframe is not None:
             self._cameras[seen.camera].watch.seen(seen.keyframe, answer.match, self.fall)
         self.meter.ran("heads_slow" if looked.features.slow else "heads", looked.picture.size, tasks)
@@ -308,10 +297,54 @@ class Pipeline:
         self.meter.times(answer.milliseconds)
         return answer
 
+    @contextmanager
+    def _enough(self, camera: str) -> Iterator[None]:
+        """Around half an answer: where memory is lacking even for that, the camera's keyframe makes room for the next
+        frame's."""
+        try:
+            yield
+        except Exception as error:
+            if out_of_memory(error):
+                state = self._cameras[camera]
+                state.slot.forget()
+                state.shortage.lacked(self._clock())
+            raise
+
+    def _keyframe_now(self, camera: str, picture: Picture, reason: Reason, arrived: float, frame: int) -> Memory | None:
+        """The slow network's answer to the frame itself; None: the device has no memory for it."""
+        state = self._cameras[camera]
+        state.scheduler.started(arrived)
+        self.meter.keyframe_reason(reason.value)
+        before = self._before(camera, picture.size, arrived)
+        try:
+            memory, slow_ms = tried_twice(lambda: self.engine.keyframe(picture, before, alone=True))
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            self._failed(camera, error)
+            return None
+        self.meter.time("slow", slow_ms)
+        self._finished(camera, picture.size, memory, frame, arrived, state.slot.epoch)
+        state.problem = None
+        return memory
+
+    def _failed(self, camera: str, error: Exception) -> None:
+        """Remember and say why there is no keyframe."""
+        problem = f"the slow network failed: {type(error).__name__}: {error}"
+        state = self._cameras.get(camera)
+        if state is not None:
+            if out_of_memory(error):
+                wait = state.shortage.lacked(self._clock())
+                problem = f"no memory is left for the slow network, which is tried again in {wait:.0f} s: {error}"
+            state.problem = problem
+        if self._on_error is not None:
+            self._on_error(camera, problem)
+
     def _finished(
         self, camera: str, size: tuple[int, int], memory: Memory, frame: int, captured: float, epoch: int
     ) -> None:
         self.meter.ran("slow", size, self.engine.tasks)
+        self._cameras[camera].shortage.over()
         if self._cameras[camera].slot.put(memory, frame, captured, size, epoch) is not None:
             self.meter.keyframe(camera, self._clock())
 
@@ -334,16 +367,16 @@ class Pipeline:
             self._begun.set()
 
     def _work_on(self, camera: str, job: _Job) -> None:
-        problem: str | None = None
         try:
-            self._work(camera, job)
+            tried_twice(lambda: self._work(camera, job))
         except Exception as error:  # one bad picture must not end all keyframes
-            problem = f"the slow network failed: {type(error).__name__}: {error}"
-            if self._on_error is not None:
-                self._on_error(camera, problem)
+            self._failed(camera, error)
+        else:
+            if camera in self._cameras:
+                self._cameras[camera].problem = None
         finally:
             if camera in self._cameras:
-                self._cameras[camera].busy, self._cameras[camera].problem = False, problem
+                self._cameras[camera].busy = False
 
     def _work(self, camera: str, job: _Job) -> None:
         if job.picture is None:

@@ -154,6 +154,13 @@ def test_a_camera_is_ok_stale_or_has_a_warning(changes, level, words):
     assert values["frames received"] == "30" and values["latency p50 ms"] == "20.000"
 
 
+def test_a_camera_of_which_all_frames_fail_is_an_error():
+    window = Meter(["front"], 0.0).window(1.0).cameras["front"]
+    failing = report(window=window, failed=3, last_error="OutOfMemoryError: CUDA out of memory")
+    status = camera_status("perception", "front", failing, stale_after=2.0)
+    assert status.level == DiagnosticStatus.ERROR and "3 frames failed: OutOfMemoryError" in status.message
+
+
 def test_a_camera_that_nobody_wants_is_told_from_one_that_is_not_answered():
     window = Meter(["front"], 0.0).window(1.0).cameras["front"]
     for idle, words in ((12, "nobody subscribes"), (0, "no frame was answered")):

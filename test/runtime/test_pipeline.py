@@ -123,12 +123,12 @@ def test_a_failing_keyframe_is_reported_and_frames_go_on(engine, monkeypatch):
     pipeline = Pipeline(engine, ["front"], on_error=lambda *what: errors.append(what))
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "keyframe", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+            patch.setattr(engine, "keyframe", lambda *_: (_ for _ in ()).throw(RuntimeError("bad picture")))
             with pipeline.fast_thread():
                 answer, _ = pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 1)
             wait(lambda: errors)
-            wait(lambda: "out of memory" in (pipeline.keyframe_state("front", 0.0, 1).problem or ""))
-        assert answer.depth is not None and errors[0][0] == "front" and "out of memory" in errors[0][1]
+            wait(lambda: "bad picture" in (pipeline.keyframe_state("front", 0.0, 1).problem or ""))
+        assert answer.depth is not None and errors[0][0] == "front" and "bad picture" in errors[0][1]
         with pipeline.fast_thread():
             pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 2)
         wait(lambda: pipeline.keyframe_state("front", time.monotonic(), 2).number == 1)
