@@ -12,7 +12,7 @@ TASKS = ("segmentation", "depth", "normals")
 """Every task that a network can have, in the order in which they are published."""
 
 
-PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps")
+PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps", "flow")
 """Every way to carry features from a keyframe."""
 
 _OF_ATTENTION = ("attention", "frames", "warp", "reach")
@@ -64,7 +64,8 @@ class ModelConfig:
     """Equal to `channels`, so that PyTorch's fused attention takes queries and values (ten times faster on a CPU)."""
     propagation: str = "attention"
     """How features are carried: "attention" (MILA's), "alignment" (implicit learnable alignment), both
-    ("attention+alignment"), or "laps" (periodic shift and leap attention)."""
+    ("attention+alignment"), "laps" (periodic shift and leap attention), or "flow" (warped along optical flow that is
+    learned)."""
     keys: str = "fast"
     """Which network describes the keyframe for look-up: "fast" (like meets like) or "slow" (as in the paper)."""
     attention: str = "shared"
@@ -123,6 +124,11 @@ class ModelConfig:
             raise UserError(f"reach: {self.reach} searches one keyframe, not {self.frames}: set frames to 1")
         if self.keys not in ("fast", "slow"):
             raise UserError(f'keys must be "fast" or "slow"; got "{self.keys}"')
+
+    @property
+    def carries_details(self) -> bool:
+        """Whether the keyframe's stride-4 details reach the fast network's heads."""
+        return self.warp or self.propagation == "flow"
 
     @classmethod
     def tiny(cls, tasks: tuple[str, ...] = TASKS) -> ModelConfig:

@@ -52,7 +52,7 @@ class Mila(nn.Module):
         self.fast = FastNetwork(config.fast_backbone, c, config.pretrained)
         self.propagation = make_propagation(config)
         self.slow_heads = Heads(config, self.slow.detail_channels)
-        carried = self.slow.detail_channels if config.warp else 0
+        carried = self.slow.detail_channels if config.carries_details else 0
         self.fast_heads = Heads(config, self.fast.detail_channels, carried)
 
     def keyframe(self, image: Tensor, before: Memory | None = None) -> Memory:

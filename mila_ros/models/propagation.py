@@ -1,6 +1,6 @@
 """How a keyframe's features reach the current frame: what every way to carry them takes and gives.
 
-The ways themselves stand in attention.py (MILA's own), alignment.py and laps.py; propagations.py chooses one.
+The ways themselves stand in attention.py (MILA's own), alignment.py, laps.py and flow.py; propagations.py chooses one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Carried(NamedTuple):
     coarse: Tensor
     """(B, C, H, W): what was found, joined with what is seen now."""
     detail: Tensor | None
-    """(B, C_d, 2 H, 2 W): the keyframe's details, where they are now; None without `warp`."""
+    """(B, C_d, 2 H, 2 W): the keyframe's details, where they are now; None where they are not carried
+    (`ModelConfig.carries_details`)."""
     match: Tensor | None = None
     """(B,): how alike both frames look where one was found in the other, mean cosine, at most 1; low: the scene has
     left the keyframe. None without `warp`, or where nobody asked."""

@@ -36,6 +36,7 @@ FAST_WAYS: dict[str, tuple[str, ...]] = {
     "alignment": ("model={propagation: alignment}",),
     "attention-alignment": ("model={propagation: attention+alignment}",),
     "laps": ("model={propagation: laps}",),
+    "flow": ("model={propagation: flow}",),
 }
 """Settings that make each way of the fast stage what it is, beside those of the stage."""
 

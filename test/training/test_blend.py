@@ -9,7 +9,14 @@ from mila_ros.models.mila import Mila
 from mila_ros.training.blend import blended, blended_slow, slow_weights
 from mila_ros.training.settings import TrainSettings
 
-WAYS = [{}, {"warp": True}, {"attention": "task"}, {"propagation": "attention+alignment"}, {"propagation": "laps"}]
+WAYS = [
+    {},
+    {"warp": True},
+    {"attention": "task"},
+    {"propagation": "attention+alignment"},
+    {"propagation": "laps"},
+    {"propagation": "flow"},
+]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
