@@ -3,6 +3,9 @@
 Two kinds of method are judged on the same frames: "slow", the slow network on every frame, and "mila/K", a keyframe
 each K frames and the fast path between them. A keyframe is answered from the slow network's features (the node's
 synchronous mode).
+
+Each step is a thread of its own, some frames ahead of the next one: reading, slow network, fast network and heads,
+judging.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from mila_ros.camera_info import CameraInfoError
+from mila_ros.evaluation.busy import Busy
 from mila_ros.evaluation.calibration import Calibration
 from mila_ros.evaluation.consistency import Consistency, angle_between
 from mila_ros.evaluation.ground_truth import GroundTruth, as_tensors
@@ -65,6 +69,18 @@ class _Seen:
     slow_ms: float
 
 
+@dataclass(frozen=True)
+class _Answered:
+    """A frame that every method has answered."""
+
+    seen: _Seen
+    given: dict[str, Answer]
+    distances: dict[str, int]
+    """Frames since the keyframe, by method that has keyframes."""
+    stages: list[dict[str, float]]
+    """Milliseconds of what ran for it."""
+
+
 @dataclass
 class EveryFrame:
     """What one pass gives."""
@@ -78,7 +94,7 @@ class EveryFrame:
     milliseconds: dict[str, float] = field(default_factory=dict)
     """Mean time of a run of each stage."""
     network_share: float = 0.0
-    """Of the time that the pass took, for how much the busier of its two threads was computing in a network."""
+    """Of the time that the pass took, in how much at least one thread was computing in a network."""
     seconds: float = 0.0
     interrupted: bool = False
     ended_early: str | None = None
@@ -114,9 +130,7 @@ class EveryFramePass:
         self._agreement = {name: Tally(tasks, classes) for name in self._names[1:]}
         self._consistency = Consistency()
         self._calibration = {name: Calibration() for name in self._names}
-        self._running: dict[int, Memory] = {}
-        self._begun: dict[int, int] = {}
-        self._size: tuple[int, int] | None = None
+        self._busy = Busy()
         self._times: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         self._result = EveryFrame()
         self._worst: dict[int, Shown] = {}
@@ -130,16 +144,16 @@ class EveryFramePass:
         if seconds is not None and seconds < bag.duration:
             self._expected = max(1, round(self._expected * seconds / bag.duration))
         shown = tqdm(total=self._expected, desc="every frame", unit="frame", file=sys.stderr, mininterval=0.5)
-        seen = prefetched(self._slow(bag), ahead=2)
+        answered = prefetched(self._answered(bag), ahead=2)
         try:
-            with self._engine.fast_thread():
+            with self._engine.prepare_thread():
                 first_ns: int | None = None
-                for each in seen:
-                    stamp_ns = each.frame.stamp_ns or 0
+                for each in answered:
+                    stamp_ns = each.seen.frame.stamp_ns or 0
                     first_ns = stamp_ns if first_ns is None else first_ns
                     if seconds is not None and stamp_ns - first_ns > seconds * 1e9:
                         break
-                    self._one(each)
+                    self._judge(each)
                     shown.update()
         except BagTruncated:
             pass  # the bag tells of it itself
@@ -150,12 +164,10 @@ class EveryFramePass:
         except KeyboardInterrupt:
             result.interrupted = True
         finally:
-            seen.close()
+            answered.close()
             shown.close()
         result.seconds = time.perf_counter() - begin
-        slow = self._times["slow"][1]
-        fast = sum(self._times[name][1] for name in ("fast", "ila", "heads"))
-        result.network_share = max(slow, fast) * 1e-3 / result.seconds
+        result.network_share = self._busy.seconds / result.seconds
         result.milliseconds = {name: total / runs for name, (runs, total) in self._times.items() if runs}
         consistency = self._consistency.compute()
         for name, tally in self._tallies.items():
@@ -183,35 +195,55 @@ class EveryFramePass:
         with self._engine.slow_thread(), closing(prefetched(self._read(bag), ahead=4)) as frames:
             for frame, truth in frames:
                 picture = self._engine.upload(frame.rgb)
-                yield _Seen(frame, truth, picture, *self._engine.keyframe(picture))
+                with self._busy.working():
+                    memory, slow_ms = self._engine.keyframe(picture)
+                yield _Seen(frame, truth, picture, memory, slow_ms)
 
-    def _one(self, seen: _Seen) -> None:
-        engine, number = self._engine, self._result.frames
-        frame, arrays, picture, alone = seen.frame, seen.truth, seen.picture, seen.memory
-        stamp_ns = frame.stamp_ns or 0
-        if picture.size != self._size:  # nothing can be carried to another size
-            self._running.clear()
-            self._size = picture.size
-        focal = frame.intrinsics.fx
-        self._time({"slow": seen.slow_ms})
-        sure = "segmentation" in arrays  # it costs as much as the task's answers, so only where it can be judged
-        given = {"slow": self._timed(engine.answer_keyframe(picture, alone, engine.tasks, focal, sure))}
+    def _answered(self, bag: Bag) -> Iterator[_Answered]:
+        """Every frame answered by every method."""
+        running: dict[int, Memory] = {}
+        begun: dict[int, int] = {}
+        size: tuple[int, int] | None = None
+        with self._engine.fast_thread(), closing(prefetched(self._slow(bag), ahead=2)) as frames:
+            for number, seen in enumerate(frames):
+                if seen.picture.size != size:  # nothing can be carried to another size
+                    running.clear()
+                    size = seen.picture.size
+                with self._busy.working():
+                    answered = self._answer(seen, number, running, begun)
+                yield answered
+
+    def _answer(self, seen: _Seen, number: int, running: dict[int, Memory], begun: dict[int, int]) -> _Answered:
+        """One frame. running, begun: memory and number of the newest keyframe, by interval; brought up to date."""
+        engine, picture, alone, focal = self._engine, seen.picture, seen.memory, seen.frame.intrinsics.fx
+        stages = [{"slow": seen.slow_ms}]
+        sure = "segmentation" in seen.truth  # it costs as much as the task's answers, so only where it can be judged
+        given = {"slow": engine.answer_keyframe(picture, alone, engine.tasks, focal, sure)}
+        stages.append(given["slow"].milliseconds)
         distances: dict[str, int] = {}
         for interval in self._intervals:
             name = f"mila/{interval}"
-            before = self._running.get(interval)
-            if before is None or number - self._begun[interval] >= interval:
+            before = running.get(interval)
+            if before is None or number - begun[interval] >= interval:
                 memory = alone
                 if before is not None and engine.model.config.frames > 1:
                     memory, slow_ms = engine.keyframe(picture, before)
-                    self._time({"slow": slow_ms})
-                self._running[interval], self._begun[interval] = memory, number
+                    stages.append({"slow": slow_ms})
+                running[interval], begun[interval] = memory, number
                 given[name] = given["slow"]
             else:
-                given[name] = self._timed(engine.answer(picture, before, engine.tasks, focal, sure))
-            distances[name] = number - self._begun[interval]
+                given[name] = engine.answer(picture, before, engine.tasks, focal, sure)
+                stages.append(given[name].milliseconds)
+            distances[name] = number - begun[interval]
+        return _Answered(seen, given, distances, stages)
+
+    def _judge(self, answered: _Answered) -> None:
+        frame, arrays, given, distances = answered.seen.frame, answered.seen.truth, answered.given, answered.distances
+        stamp_ns, number = frame.stamp_ns or 0, self._result.frames
+        for stages in answered.stages:
+            self._time(stages)
         answers = {name: answer.by_task() for name, answer in given.items()}
-        for name, answer in given.items() if sure else ():
+        for name, answer in given.items() if "segmentation" in arrays else ():
             if answer.confidence is not None and answer.segmentation is not None:
                 self._calibration[name].update(answer.confidence, answer.segmentation, arrays["segmentation"])
         truth, said = as_tensors(arrays), {name: as_tensors(a) for name, a in answers.items()}
@@ -246,10 +278,6 @@ class EveryFramePass:
             del self._worst[min(self._worst, key=lambda key: self._worst[key].badness)]
         if self._on_frame is not None:
             self._on_frame(shown)
-
-    def _timed(self, answer: Answer) -> Answer:
-        self._time(answer.milliseconds)
-        return answer
 
     def _time(self, stages: dict[str, float]) -> None:
         for name, milliseconds in stages.items():

@@ -39,16 +39,13 @@ class Registration:
         up to two.
         """
         camera = self.depth.scaled(metres.shape[1], metres.shape[0])
-        known = np.isfinite(metres) & (metres > 0)
-        rows, columns = np.nonzero(known)
-        z = metres[known].astype(np.float64)
-        points = np.stack(
-            [(columns - camera.cx) / camera.fx * z, (rows - camera.cy) / camera.fy * z, z, np.ones_like(z)]
-        )
-        x, y, z, _ = self.pose @ points
-        front = z > 1e-3
+        z = np.where(np.isfinite(metres) & (metres > 0), metres, 0.0).astype(np.float64)
+        across = (np.arange(camera.width) - camera.cx) / camera.fx
+        down = ((np.arange(camera.height) - camera.cy) / camera.fy)[:, None]
+        x, y, z = ((a * across + b * down + c) * z + t for a, b, c, t in self.pose[:3])
+        front = (z > 1e-3) & (metres > 0)
         x, y, z = x[front], y[front], z[front]
-        u, v = color.fx * x / z + color.cx, color.fy * y / z + color.cy
+        u, v = color.fx * (x / z) + color.cx, color.fy * (y / z) + color.cy
         found = np.full(color.height * color.width, np.inf)
         wide = color.fx / camera.fx > 1.05 or color.fy / camera.fy > 1.05
         for du, dv in ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25), (0.25, 0.25)) if wide else ((0.0, 0.0),):
