@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import combinations
 from typing import Any
 
 from mila_ros.errors import UserError
 
 TASKS = ("segmentation", "depth", "normals")
 """Every task that a network can have, in the order in which they are published."""
+
+
+def task_sets(tasks: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every set of these tasks that somebody may want, in their order, the smallest first."""
+    return [some for count in range(len(tasks)) for some in combinations(tasks, count + 1)]
 
 
 PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps", "flow")

@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from mila_ros.models.config import task_sets
 from mila_ros.models.mila import Mila
 
 T = TypeVar("T")
@@ -106,8 +106,7 @@ class FlopCounts:
         of_all = self._model.config.tasks
         with self._lock:
             if size not in self._counts:
-                sets = [some for count in range(len(of_all)) for some in combinations(of_all, count + 1)]
-                self._counts[size] = count_flops_by_tasks(self._model, *size, sets)
+                self._counts[size] = count_flops_by_tasks(self._model, *size, task_sets(of_all))
         return self._counts[size][self._in_order(tasks)]
 
     def known(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops | None:

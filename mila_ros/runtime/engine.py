@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from mila_ros.errors import UserError
+from mila_ros.models.config import task_sets
 from mila_ros.models.flops import FlopCounts, Flops
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import STRIDE
@@ -372,8 +374,10 @@ class Engine:
         if not looked or "look" in parts:
             looked = [self.look(picture, known, self.tasks, match=True) for known in (None, memory)]
         if "tell" in parts:
-            for each in [self.recall(picture, memory), *looked]:
-                self.tell(each, self.tasks, 500.0, confidence="segmentation" in self.tasks)
+            # Heads are compiled for each set of tasks; the slow network's answer frames in synchronous mode alone.
+            sets = [self.tasks] if self._compiled is None else task_sets(self.tasks)
+            for each, some in [(self.recall(picture, memory), self.tasks), *product(looked, sets)]:
+                self.tell(each, some, 500.0, confidence="segmentation" in some)
         self._at_first[picture.size] = memory, looked
 
     def _compile(self, height: int, width: int) -> None:

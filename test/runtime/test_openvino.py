@@ -109,6 +109,20 @@ def test_only_wanted_tasks_and_confidence() -> None:
             assert_alike(ours, theirs, rtol=1e-4, apart=0.001)
 
 
+def test_a_warm_thread_compiles_nothing_more_whatever_tasks_are_wanted() -> None:
+    made = engine(tiny(**SEARCHED), "openvino")
+    with made.fast_thread():
+        made.warm_up(*SIZE)
+        backend = made._compiled
+        assert backend is not None
+        warm = set(backend._own.requests)
+        memory, _ = made.keyframe(made.upload(pictures()[0]))
+        for tasks in (("depth",), ("normals", "segmentation"), ("depth", "normals"), TASKS):
+            for known in (None, memory):
+                made.answer(made.upload(pictures()[1]), known, tasks, 100.0)
+        assert set(backend._own.requests) == warm
+
+
 def test_bfloat16_is_really_bfloat16() -> None:
     model = tiny(**SEARCHED)
     made = engine(model, "openvino", "bf16")
