@@ -51,7 +51,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "alignment": {"propagation": "alignment", "warp": False, "reach": 0},
     "attention and alignment": {"propagation": "attention+alignment"},
     "LAPS": {"propagation": "laps", "warp": False, "reach": 0},
-    "learned flow": {"propagation": "flow", "warp": False, "reach": 0},
+    "learned flow": {"propagation": "learned-flow", "warp": False, "reach": 0},
 }
 CAMERAS = (1, 2, 4, 8)
 _OWN = "as it is"

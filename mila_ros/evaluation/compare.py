@@ -73,13 +73,13 @@ def compare_frames(
         model: on `device`, in evaluation mode.
         frames: stills; where no depth is known, a wall 10 m away is assumed for the keyframe's view.
         distances: frames between keyframe and frame.
-        carriers: names of ways to answer from a keyframe (carriers.py).
+        carriers: names of ways to answer from a keyframe (carriers.py); none: the slow network alone.
         timed: also measure milliseconds (cost.py).
         motion: how the camera moved to the still (motion.MOTIONS).
     """
     tasks, classes = model.config.tasks, len(model.config.classes)
     made = {name: make_carrier(name, model) for name in carriers}
-    parts = {"slow": ("slow", "answer slow"), "fast": ("fast", "answer fast")}
+    parts = {"slow": ("slow", "answer slow")} | ({"fast": ("fast", "answer fast")} if carriers else {})
     for method in (f"{name}@{d}" for name in carriers for d in distances):
         parts[method] = (*made[cost.split(method)[0]].needs, f"carry {method}", f"answer {method}")
     totals = {name: TaskMetrics(tasks, classes) for name in parts}
@@ -88,12 +88,11 @@ def compare_frames(
     for index, frame in enumerate(frames):
         image, intrinsics, truth = frame_tensors(frame, device)
         size = (image.shape[-2], image.shape[-1])
-        carried: dict[str, Features] = {
-            "slow": clock("slow", partial(model.features, image)),
-            "fast": clock("fast", partial(model.glance, image)),
-        }
-        now = Seen(image, None, carried["fast"])
-        for distance in distances:
+        carried: dict[str, Features] = {"slow": clock("slow", partial(model.features, image))}
+        if carriers:
+            carried["fast"] = clock("fast", partial(model.glance, image))
+            now = Seen(image, None, carried["fast"])
+        for distance in distances if carriers else ():
             memories: dict[str, Any] = dict.fromkeys(carriers)
             for keyframe in reversed(range(model.config.frames)):  # the oldest first
                 ago = distance + keyframe * (distance + 1)
@@ -238,7 +237,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
         choices=CARRIERS,
         default=["mila"],
         help="answers from a keyframe: mila (default); reuse: its features as they are; flow: warped by DIS flow; "
-        "none named: the two networks alone",
+        "none named: the slow network alone",
     )
     parser.add_argument("--time", action="store_true", help="also measure milliseconds, which differ from run to run")
     parser.add_argument("--plot", type=Path, help="draw accuracy against GFLOPs into this file (.svg, .png, .pdf)")

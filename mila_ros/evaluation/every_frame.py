@@ -29,6 +29,7 @@ from mila_ros.evaluation.consistency import Consistency, angle_between
 from mila_ros.evaluation.ground_truth import GroundTruth, as_tensors
 from mila_ros.evaluation.prefetch import prefetched
 from mila_ros.evaluation.tally import Tally
+from mila_ros.evaluation.uninterrupted import uninterrupted
 from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.passing import Answer, Picture
@@ -73,7 +74,8 @@ class _Seen:
 class _Answered:
     """A frame that every method has answered."""
 
-    seen: _Seen
+    frame: Frame
+    truth: Arrays
     given: dict[str, Answer]
     distances: dict[str, int]
     """Frames since the keyframe, by method that has keyframes."""
@@ -94,7 +96,8 @@ class EveryFrame:
     milliseconds: dict[str, float] = field(default_factory=dict)
     """Mean time of a run of each stage."""
     network_share: float = 0.0
-    """Of the time that the pass took, in how much at least one thread was computing in a network."""
+    """Of the time that the pass took, in how much at least one thread was making answers: networks, attention, heads,
+    and what turns their maps into classes, metres and vectors."""
     seconds: float = 0.0
     interrupted: bool = False
     ended_early: str | None = None
@@ -149,11 +152,12 @@ class EveryFramePass:
             with self._engine.prepare_thread():
                 first_ns: int | None = None
                 for each in answered:
-                    stamp_ns = each.seen.frame.stamp_ns or 0
+                    stamp_ns = each.frame.stamp_ns or 0
                     first_ns = stamp_ns if first_ns is None else first_ns
                     if seconds is not None and stamp_ns - first_ns > seconds * 1e9:
                         break
-                    self._judge(each)
+                    with uninterrupted():  # or methods would be judged on different frames
+                        self._judge(each)
                     shown.update()
         except BagTruncated:
             pass  # the bag tells of it itself
@@ -235,10 +239,10 @@ class EveryFramePass:
                 given[name] = engine.answer(picture, before, engine.tasks, focal, sure)
                 stages.append(given[name].milliseconds)
             distances[name] = number - begun[interval]
-        return _Answered(seen, given, distances, stages)
+        return _Answered(seen.frame, seen.truth, given, distances, stages)
 
     def _judge(self, answered: _Answered) -> None:
-        frame, arrays, given, distances = answered.seen.frame, answered.seen.truth, answered.given, answered.distances
+        frame, arrays, given, distances = answered.frame, answered.truth, answered.given, answered.distances
         stamp_ns, number = frame.stamp_ns or 0, self._result.frames
         for stages in answered.stages:
             self._time(stages)

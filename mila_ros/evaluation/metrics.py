@@ -74,7 +74,7 @@ class DepthMetrics:
                 self.update(picture, its_truth)
             return
         known = (truth > self.nearest) & (truth < self.farthest)
-        d, t = (metres[known].cpu().numpy().astype(np.float64) for metres in (depth, truth))
+        d, t = (metres[known].double().cpu().numpy() for metres in (depth, truth))
         d = np.maximum(np.nan_to_num(d, nan=0.0), 1e-3)
         ranges = sum((t >= edge).astype(np.int64) for edge in self.EDGES[1:-1])
         ratio, gap = d / t, np.abs(d - t)
@@ -122,13 +122,19 @@ class NormalMetrics:
         self.total = 0.0
 
     def update(self, normals: Tensor, truth: Tensor) -> None:
-        """(..., 3) each; truth NaN is left out."""
+        """(..., 3) each; truth NaN is left out, answers that are no numbers are 180 degrees off.
+
+        Raises:
+            ValueError: they have not one shape.
+        """
+        if normals.shape != truth.shape:
+            raise ValueError(f"normals {tuple(normals.shape)} cannot be judged by {tuple(truth.shape)}")
         cosine = torch.zeros(truth.shape[:-1], dtype=torch.float64, device=truth.device)
         for ours, theirs in zip(normals.unbind(dim=-1), truth.unbind(dim=-1), strict=True):
             cosine.addcmul_(ours.double(), theirs.double())
-        known = cosine[torch.isfinite(truth).all(dim=-1)]
-        known = torch.nan_to_num(known, nan=-1.0).clamp(-1, 1)  # no answer is as wrong as can be
-        angle = torch.rad2deg(torch.arccos(known)).cpu()
+        judged = cosine[torch.isfinite(truth).all(dim=-1)]
+        judged = torch.where(judged.isfinite(), judged, -1.0).clamp(-1, 1)  # no answer is as wrong as can be
+        angle = torch.rad2deg(torch.arccos(judged)).cpu()
         self.total += float(angle.sum())
         bins = (angle * (_ANGLE_BINS / 180)).long().clamp(max=_ANGLE_BINS - 1)
         self.histogram += torch.bincount(bins, minlength=_ANGLE_BINS)

@@ -43,7 +43,7 @@ def compare_videos(
         model: on `device`, in evaluation mode.
         world: with videos.
         distances, intervals: D and K, in frames; intervals are left out where few frames of a video are labelled.
-        carriers: names of ways to answer from a keyframe (carriers.py).
+        carriers: names of ways to answer from a keyframe (carriers.py); none: the slow network alone.
         timed: also measure milliseconds (cost.py).
         remembered: keyframes for which each judged frame must have a past; 0: those of the model. With the most of
             several models, all are judged on the same frames.
@@ -62,7 +62,7 @@ def compare_videos(
         # Labels at one place of each video would always be judged at the same age of the keyframe.
         intervals = ()
     made = {name: make_carrier(name, model) for name in carriers}
-    parts = {"slow": ("slow", "answer slow"), "fast": ("fast", "answer fast")}
+    parts = {"slow": ("slow", "answer slow")} | ({"fast": ("fast", "answer fast")} if carriers else {})
     for name, carrier in made.items():
         for method in (*(f"{name}@{d}" for d in distances), *(f"{name}/{k}" for k in intervals)):
             # On a keyframe of an interval the slow network looks as well, and it is prepared.
@@ -84,7 +84,7 @@ def compare_videos(
             fast = clock("fast", partial(model.glance, image))
             now = seen[index] = Seen(image, slow, fast)
             seen.pop(index - reach - 1, None)
-            carried: dict[str, Features] = {"slow": slow, "fast": fast}
+            carried: dict[str, Features] = {"slow": slow} | ({"fast": fast} if carriers else {})
             for name, carrier in made.items():
                 for interval in intervals:
                     method = f"{name}/{interval}"

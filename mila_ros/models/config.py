@@ -18,7 +18,7 @@ def task_sets(tasks: Sequence[str]) -> list[tuple[str, ...]]:
     return [some for count in range(len(tasks)) for some in combinations(tasks, count + 1)]
 
 
-PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps", "flow")
+PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps", "learned-flow")
 """Every way to carry features from a keyframe."""
 
 _OF_ATTENTION = ("attention", "frames", "warp", "reach")
@@ -70,8 +70,8 @@ class ModelConfig:
     """Equal to `channels`, so that PyTorch's fused attention takes queries and values (ten times faster on a CPU)."""
     propagation: str = "attention"
     """How features are carried: "attention" (MILA's), "alignment" (implicit learnable alignment), both
-    ("attention+alignment"), "laps" (periodic shift and leap attention), or "flow" (warped along optical flow that is
-    learned)."""
+    ("attention+alignment"), "laps" (periodic shift and leap attention), or "learned-flow" (warped along optical
+    flow that is learned with the tasks)."""
     keys: str = "fast"
     """Which network describes the keyframe for look-up: "fast" (like meets like) or "slow" (as in the paper)."""
     attention: str = "shared"
@@ -134,7 +134,7 @@ class ModelConfig:
     @property
     def carries_details(self) -> bool:
         """Whether the keyframe's stride-4 details reach the fast network's heads."""
-        return self.warp or self.propagation == "flow"
+        return self.warp or self.propagation == "learned-flow"
 
     @classmethod
     def tiny(cls, tasks: tuple[str, ...] = TASKS) -> ModelConfig:

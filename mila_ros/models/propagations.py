@@ -14,7 +14,7 @@ def make_propagation(config: ModelConfig) -> Propagation:
     """The way that `propagation` names, see ModelConfig."""
     if config.propagation == "laps":
         return LapsPropagation(config)
-    if config.propagation == "flow":
+    if config.propagation == "learned-flow":
         return FlowPropagation(config)
     if config.propagation == "alignment":
         return AlignedPropagation(config, None)

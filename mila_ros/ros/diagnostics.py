@@ -90,7 +90,7 @@ def _text(value: Any) -> str:
 
 
 def camera_status(node: str, camera: str, report: CameraReport, stale_after: float) -> DiagnosticStatus:
-    """One camera: STALE without frames, ERROR where all of them fail, WARN with something else wrong, OK."""
+    """One camera: STALE without frames, ERROR where all that are wanted fail, WARN with something else wrong, OK."""
     window = report.window
     values: dict[str, Any] = {
         "image_topic": report.image_topic,
@@ -128,7 +128,7 @@ def camera_status(node: str, camera: str, report: CameraReport, stale_after: flo
         if report.late:
             said.append(f"{report.late} frames answered after the deadline")
         if said:
-            nothing = report.failed > 0 and (window is None or window.answered == 0)
+            nothing = report.failed > 0 and not report.idle and (window is None or window.answered == 0)
             level = DiagnosticStatus.ERROR if nothing else DiagnosticStatus.WARN
             message = "; ".join(said)
         elif window is not None and window.answered == 0:

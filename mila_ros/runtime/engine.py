@@ -23,6 +23,7 @@ from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import STRIDE
 from mila_ros.runtime.devices import DTYPES, pick_backend, pick_device, pick_precision
 from mila_ros.runtime.passing import PARTS, Answer, Looked, Picture
+from mila_ros.runtime.shortage import tried_twice
 from mila_ros.runtime.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Engine:
 
     @contextmanager
     def prepare_thread(self) -> Iterator[None]:
-        """For a thread that uploads pictures while another answers the one before."""
+        """For a thread that uploads pictures, or judges answers, while others answer the next or the one before."""
         with self._thread(1, self._upload_stream):
             yield
 
@@ -211,16 +212,15 @@ class Engine:
             # Down to half the size every pixel counts if it is interpolated, too, in an eighth of averaging's time.
             how = cv2.INTER_LINEAR if 2 * size[0] >= original[0] else cv2.INTER_AREA
             rgb = np.asarray(cv2.resize(rgb, size[::-1], interpolation=how), dtype=np.uint8)
-        # A copy: the array may be a read-only view of a message, and the slow network may read it for longer.
-        pixels = torch.tensor(rgb)
-        ready = None
+        tensor = tried_twice(lambda: self._on_device(rgb))
+        ready = torch.cuda.current_stream(self.device).record_event() if self.device.type == "cuda" else None
+        return Picture(tensor, size, original, ready, (time.perf_counter() - begin) * 1e3)
+
+    def _on_device(self, rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
+        pixels = torch.tensor(rgb)  # a copy: it may be a view of a message, and the slow network may read it for longer
         if self.device.type == "cuda":
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
-        tensor = pixels.permute(2, 0, 1)[None].to(self._dtype).div_(255)
-        if self.device.type == "cuda":
-            ready = torch.cuda.Event()
-            ready.record()
-        return Picture(tensor, size, original, ready, (time.perf_counter() - begin) * 1e3)
+        return pixels.permute(2, 0, 1)[None].to(self._dtype).div_(255)
 
     def keyframe(self, picture: Picture, before: Memory | None = None, alone: bool = False) -> tuple[Memory, float]:
         """Run the slow network: what it remembers, and the milliseconds it took. Returns when it is finished.

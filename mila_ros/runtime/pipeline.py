@@ -110,7 +110,7 @@ class Pipeline:
             name: _Camera(KeyframeScheduler(period, max_age, index / len(cameras)), KeyframeSlot())
             for index, name in enumerate(cameras)
         }
-        self._counts = True
+        self._counts, self._counting = True, Shortage()
         self._jobs: NewestSlots[_Job] = NewestSlots([*cameras, _COUNTING])
         self._thread = threading.Thread(target=self._slow_loop, name="mila-slow", daemon=True)
         self._begun = threading.Event()
@@ -259,7 +259,7 @@ class Pipeline:
         left = keyframe is not None and state.watch.left(keyframe.number)
         reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None, left)
         if not state.shortage.allows(arrived):
-            reason = None
+            reason = None  # the next one is tried when its time has come
         number: int | None = None
         memory: Memory | None = None
         if reason is not None and self._mode == "synchronous":
@@ -280,7 +280,8 @@ class Pipeline:
             if used is not None and keyframe is not None:
                 self.meter.ran("ila", picture.size, tasks)
                 number = keyframe.number
-        if self._counts and self.engine.known_flops(picture.size, tasks) is None:
+        roomy = state.shortage.allows(arrived) and self._counting.allows(arrived)
+        if roomy and self._counts and self.engine.known_flops(picture.size, tasks) is None:
             # After the frame's own keyframe: counting may wait, frames without a keyframe are poor.
             self._jobs.put(_COUNTING, _Job(None, frame, arrived, 0, picture.size, tasks))
         return Seen(camera, looked, tasks, focal, confidence, why, number)
@@ -300,14 +301,16 @@ class Pipeline:
     @contextmanager
     def _enough(self, camera: str) -> Iterator[None]:
         """Around half an answer: where memory is lacking even for that, the camera's keyframe makes room for the next
-        frame's."""
+        frame's, and the slow network waits."""
         try:
             yield
         except Exception as error:
+            state, now = self._cameras[camera], self._clock()
             if out_of_memory(error):
-                state = self._cameras[camera]
                 state.slot.forget()
-                state.shortage.lacked(self._clock())
+                if state.shortage.allows(now):  # else it waits already: frames fail many times a second
+                    wait = state.shortage.lacked(now)
+                    state.problem = f"no memory is left for frames: no keyframe is tried for {wait:.0f} s"
             raise
 
     def _keyframe_now(self, camera: str, picture: Picture, reason: Reason, arrived: float, frame: int) -> Memory | None:
@@ -330,12 +333,13 @@ class Pipeline:
 
     def _failed(self, camera: str, error: Exception) -> None:
         """Remember and say why there is no keyframe."""
-        problem = f"the slow network failed: {type(error).__name__}: {error}"
         state = self._cameras.get(camera)
+        what = "the slow network" if state is not None else "counting its arithmetic"
+        problem = f"{what} failed: {type(error).__name__}: {error}"
+        if out_of_memory(error):
+            wait = (self._counting if state is None else state.shortage).lacked(self._clock())
+            problem = f"no memory is left for {what}, which is tried again in {wait:.0f} s: {error}"
         if state is not None:
-            if out_of_memory(error):
-                wait = state.shortage.lacked(self._clock())
-                problem = f"no memory is left for the slow network, which is tried again in {wait:.0f} s: {error}"
             state.problem = problem
         if self._on_error is not None:
             self._on_error(camera, problem)
@@ -383,8 +387,9 @@ class Pipeline:
             if self.engine.known_flops(job.size, job.tasks) is None:
                 try:
                     self.engine.flops(job.size, job.tasks)
-                except Exception:
-                    self._counts = False  # once is enough: it must not come between keyframes again and again
+                except Exception as error:
+                    # Once is enough: it must not come between keyframes again and again. But memory may come back.
+                    self._counts = out_of_memory(error)
                     raise
             return
         memory, slow_ms = self.engine.keyframe(job.picture, self._before(camera, job.size, job.captured))

@@ -17,7 +17,7 @@ from mila_ros.runtime.devices import give_back_memory
 T = TypeVar("T")
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0
 # What PyTorch says where it raises no class of its own: on a CPU, or from a library that it calls.
-_SAID = ("can't allocate memory", "not enough memory", "out of memory")
+_SAID = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed", "bad_alloc", "create a memory")
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -56,5 +56,5 @@ class Shortage:
         return self._wait
 
     def over(self) -> None:
-        """A keyframe was made."""
-        self._wait = 0.0
+        """A keyframe was made: there is memory."""
+        self._wait, self._until = 0.0, -math.inf

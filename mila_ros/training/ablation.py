@@ -36,7 +36,7 @@ FAST_WAYS: dict[str, tuple[str, ...]] = {
     "alignment": ("model={propagation: alignment}",),
     "attention-alignment": ("model={propagation: attention+alignment}",),
     "laps": ("model={propagation: laps}",),
-    "flow": ("model={propagation: flow}",),
+    "learned-flow": ("model={propagation: learned-flow}",),
 }
 """Settings that make each way of the fast stage what it is, beside those of the stage."""
 
@@ -46,6 +46,7 @@ SLOW_WAYS: dict[str, tuple[str, ...]] = {
 }
 """The same for the slow stage, which goes on from a trained network: `trained-on` is what more training alone gives."""
 
+_DISTANCES = (5, 10)
 WAYS = {"fast": FAST_WAYS, "slow": SLOW_WAYS}
 
 
@@ -78,11 +79,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--stage", choices=WAYS, default="fast", help="which is trained (fast)")
     known = "; ".join(f"{stage}: {', '.join(ways)}" for stage, ways in WAYS.items())
     parser.add_argument("--ways", nargs="+", metavar="WAY", help=f"some of them. {known}")
-    parser.add_argument("--distances", type=int, nargs="+", default=[5, 10], metavar="D", help="to judge at (5 10)")
+    far = "frames from the keyframe to judge at, stage fast (5 10)"
+    parser.add_argument("--distances", type=int, nargs="+", metavar="D", help=far)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--processes", type=int, default=1, help="of each training; one a core on a CPU")
     options = parser.parse_intermixed_args(argv)
     ways = WAYS[options.stage]
+    if options.stage == "slow" and options.distances:
+        raise UserError("--distances are of the stage fast: the slow network looks at every frame itself")
     strange = sorted(set(options.ways or ()) - set(ways))
     if strange:
         raise UserError(f"--ways: the stage {options.stage} knows {', '.join(ways)}; not {', '.join(strange)}")
@@ -95,7 +99,7 @@ def main(argv: list[str]) -> int:
     if options.stage == "slow":
         arguments += ["--methods"]  # none: the fast stage has not seen these slow networks yet
     else:
-        arguments += ["--distances", *map(str, options.distances)]
+        arguments += ["--distances", *map(str, options.distances or _DISTANCES)]
     arguments += ["--json", str(options.out / "ablation.json")]
     return compare([*arguments, "--model", *map(str, models)])
 
@@ -118,9 +122,7 @@ def _trained(way: str, start: Path, source: str, options: argparse.Namespace) ->
     """
     model: Path = options.out / f"{way}.safetensors"
     own = WAYS[options.stage][way]
-    # Judged once, in the end, all in one table; rooms are rendered once, for all.
-    settings = [f"data={options.data}", "validate_every=0", f"rendered_folder={options.out / 'rooms'}"]
-    settings += ["copy_heads=true"] if options.stage == "fast" else []
+    settings = [f"data={options.data}", *(["copy_heads=true"] if options.stage == "fast" else [])]
     settings += [*options.overrides, *own]
     made = {"start": source, "settings": settings}
     note = model.with_suffix(".json")
@@ -143,6 +145,8 @@ def _trained(way: str, start: Path, source: str, options: argparse.Namespace) ->
         options.device,
     ]
     command += ["--processes", str(options.processes), f"start={start}"]
+    # Judged once, in the end, all in one table; rooms are rendered once, for all.
+    command += ["validate_every=0", f"rendered_folder={options.out / 'rooms'}"]
     # A process of its own: where there are several, Fabric starts them by running this command again. What is a way's
     # own comes last and wins.
     ended = subprocess.run([*command, *settings], check=False)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from mila_ros.errors import UserError
-from mila_ros.paths import PACKAGE
+from mila_ros.paths import PACKAGE, config_path
 from mila_ros.training.data import Pool, pool_of_rendered
 
 _TENSORS = ("rgb", "depth", "labels", "normals", "intrinsics")
@@ -27,11 +27,12 @@ def kept_rooms(
 ) -> Pool:
     """Clips as `pool_of_rendered` makes them, from the folder if they were made there before, else made and kept.
 
-    A file is named after everything that decides what is in it, the renderer's own source included, so that one folder
-    may serve many runs. It takes 9 bytes a pixel. A damaged file is made anew. Without a folder nothing is kept.
+    A file is named after what decides what is in it: the settings, and the sources of the renderer and of this. So one
+    folder may serve many runs. It takes 9 bytes a pixel. A damaged file is made anew; one that cannot be written for
+    want of room is done without. Without a folder nothing is kept.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be read or written to.
     """
     if folder is None:
         return pool_of_rendered(clips, frames, interval, height, width, seed, device)
@@ -39,29 +40,34 @@ def kept_rooms(
     made_by |= {"height": height, "width": width, "device": device.type, "renderer": _renderer()}
     name = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(folder) / f"rooms-{name}.safetensors"
-    if path.is_file():
-        try:
-            return Pool(**load_file(path, device=str(device)), interval=interval)
-        except (SafetensorError, TypeError) as error:
-            tqdm.write(f"{path} is damaged and rendered again: {error}", file=sys.stderr)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()  # a folder that cannot be written to is told of before time is spent on rendering
+        partial.touch()  # what is wrong with a folder is told of before time is spent on rendering
+        known = load_file(path, device=str(device)) if path.is_file() else None
+    except SafetensorError as error:
+        known = None
+        tqdm.write(f"{path} is damaged and rendered again: {error}", file=sys.stderr)
+    except OSError as error:
+        raise UserError(f"rendered_folder {folder} cannot be used: {error}; name another one or none") from error
+    try:
+        if known is not None:
+            return Pool(**known, interval=interval)
         pool = pool_of_rendered(clips, frames, interval, height, width, seed, device)
-        save_file({name: getattr(pool, name).contiguous() for name in _TENSORS}, partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
+        try:
+            save_file({name: getattr(pool, name).contiguous() for name in _TENSORS}, partial)
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            tqdm.write(f"rendered rooms are not kept, {path} cannot be written: {error}", file=sys.stderr)
+        return pool
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise UserError(
-            f"rendered_folder {folder} cannot keep rendered rooms: {error}; name another folder or none"
-        ) from error
-    return pool
 
 
 def _renderer() -> str:
     digest = hashlib.sha256()
-    for source in sorted((PACKAGE / "worlds").glob("rendered*.py")):
+    here = [PACKAGE / "training" / "data.py", config_path("labels/nyu40.yaml")]
+    for source in [*sorted((PACKAGE / "worlds").glob("rendered*.py")), *here]:
         digest.update(source.read_bytes())
     return digest.hexdigest()

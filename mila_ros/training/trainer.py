@@ -41,6 +41,10 @@ _SHOWN = 4
 """Validation frames in a picture."""
 
 
+_FREE = ("rendered_folder", "validate_every", "save_every")
+"""Settings that may be others when a run is resumed: what is learned does not depend on them."""
+
+
 def _portable(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings for a card, without folders of this machine."""
     kind, _, folder = str(settings["data"] or "").partition(":")
@@ -321,7 +325,9 @@ class Trainer:
             return False
         state = torch.load(path, map_location="cpu", weights_only=True)
         usual = {f.name: f.default for f in fields(TrainSettings) if f.default is not MISSING}
-        if usual | state["settings"] != self.settings.to_dict() or "step_module" not in state:
+        wanted = self.settings.to_dict()
+        free = {name: wanted[name] for name in _FREE}
+        if usual | state["settings"] | free != wanted or "step_module" not in state:
             raise UserError(
                 f"{path} was made with other settings: use another --out folder, or remove it to start anew"
             )

@@ -39,11 +39,12 @@ class Registration:
         up to two.
         """
         camera = self.depth.scaled(metres.shape[1], metres.shape[0])
-        z = np.where(np.isfinite(metres) & (metres > 0), metres, 0.0).astype(np.float64)
+        known = np.isfinite(metres) & (metres > 0)
+        z = np.where(known, metres, 0.0).astype(np.float64)
         across = (np.arange(camera.width) - camera.cx) / camera.fx
         down = ((np.arange(camera.height) - camera.cy) / camera.fy)[:, None]
         x, y, z = ((a * across + b * down + c) * z + t for a, b, c, t in self.pose[:3])
-        front = (z > 1e-3) & (metres > 0)
+        front = (z > 1e-3) & known
         x, y, z = x[front], y[front], z[front]
         u, v = color.fx * (x / z) + color.cx, color.fy * (y / z) + color.cy
         found = np.full(color.height * color.width, np.inf)

@@ -36,6 +36,20 @@ def test_metrics_know_a_perfect_answer_and_a_wrong_one() -> None:
     assert empty.compute()["depth"]["rmse"] is None
 
 
+def test_no_answer_is_as_wrong_as_can_be() -> None:
+    metrics = TaskMetrics(("normals",), 0)
+    true = torch.zeros(1, 1, 4, 3)
+    true[..., 2] = -1
+    true[0, 0, 3] = np.nan
+    said = true.nan_to_num(0.5)
+    said[0, 0, 0] = np.nan
+    said[0, 0, 1, 2] = -np.inf
+    metrics.update({"normals": said}, {"normals": true})
+    assert metrics.compute()["normals"]["mean_deg"] == pytest.approx(120)
+    with pytest.raises(ValueError, match="cannot be judged"):
+        metrics.update({"normals": said[:, :, :2]}, {"normals": true})
+
+
 def test_depth_is_also_judged_with_each_picture_s_median_made_right() -> None:
     rng = np.random.default_rng(6)
     true = rng.uniform(0.5, 8, (3, 5, 7))

@@ -25,6 +25,8 @@ def lack(*_: object, **__: object) -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory"), True),
         (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("std::bad_alloc"), True),
         (
             RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
             True,
@@ -66,6 +68,7 @@ def test_waits_grow_until_a_keyframe_is_made() -> None:
         assert not lacking.allows(now + waits[-1] - 0.01) and lacking.allows(now + waits[-1])
         now += waits[-1]
     assert waits == [1, 2, 4, 8, 16, 30, 30]
+    lacking.lacked(now)
     lacking.over()
     assert lacking.allows(now) and lacking.lacked(now) == 1
 
@@ -125,20 +128,49 @@ def test_keyframes_wait_when_memory_is_lacking_for_them(mode: str, monkeypatch: 
         camera.pipeline.close()
 
 
-def test_a_frame_without_memory_frees_the_keyframe_s(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("half", ["look", "tell"])
+def test_a_frame_without_memory_frees_the_keyframe_s(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     camera = Camera("asynchronous")
     try:
         camera.frame()
         wait(lambda: camera.keyframe() == 1)
         assert "ila" in camera.frame()
         with monkeypatch.context() as patched:
-            patched.setattr(camera.engine, "look", lack)
-            with pytest.raises(torch.OutOfMemoryError):
-                camera.frame()
-        assert camera.keyframe() == 0
+            patched.setattr(camera.engine, half, lack)
+            for _ in range(8):  # in a quarter of a second: one shortage, one wait
+                with pytest.raises(torch.OutOfMemoryError):
+                    camera.frame(0.03)
+        assert camera.keyframe() == 0 and camera.problem() == (
+            "no memory is left for frames: no keyframe is tried for 1 s"
+        )
         assert "ila" not in camera.frame()
         camera.frame(1.1)
         wait(lambda: camera.keyframe() > 0)
         assert "ila" in camera.frame()
+    finally:
+        camera.pipeline.close()
+
+
+def test_arithmetic_is_counted_when_there_is_memory_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    camera = Camera("asynchronous")
+    counted = camera.engine.flops
+    tries: list[int] = []
+
+    def lacking_at_first(*of: object) -> object:
+        tries.append(1)
+        if len(tries) < 3:
+            lack()
+        return counted(*of)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(camera.engine, "flops", lacking_at_first)
+    try:
+        camera.frame()
+        wait(lambda: len(tries) == 2)
+        wait(lambda: camera.said)
+        assert "no memory is left for counting its arithmetic, which is tried again in 1 s" in camera.said[0]
+        camera.frame(0.5)
+        assert len(tries) == 2
+        camera.frame(0.6)
+        wait(lambda: camera.engine.known_flops((64, 64), TASKS) is not None)
     finally:
         camera.pipeline.close()

@@ -69,11 +69,22 @@ def test_the_slow_stage_with_and_without_cross_attention(tmp_path: Path, capfd: 
     command = ["--stage", "slow", "--out", str(out), "--data", f"nyuv2:{tree}", "--start", str(source), "batch=2"]
     with pytest.raises(UserError, match="the stage slow knows trained-on, cross-attention; not laps"):
         ablate([*command, "--ways", "laps", "--device", "cpu"])
+    with pytest.raises(UserError, match="--distances are of the stage fast"):
+        ablate([*command, "--distances", "5", "--device", "cpu"])
     rooms = ["rendered_clips=2", "rendered_frames=1"]
     settings = ["height=32", "width=64", "steps=2", "precision=32-true", *rooms]
     assert ablate([*command, *settings, "--device", "cpu"]) == 0
     table = capfd.readouterr().out
-    assert "trained-on slow" in table and "cross-attention slow" in table and "mila@" not in table
+    assert "trained-on slow" in table and "cross-attention slow" in table
+    assert "mila@" not in table and "trained-on fast" not in table
+    # The same folder by another name is the same folder.
+    moved = tmp_path / "moved"
+    out.rename(moved)
+    again = [*command, *settings, "--device", "cpu"]
+    again[again.index(str(out))] = str(moved)
+    assert ablate(again) == 0
+    assert "cross-attention: done before" in capfd.readouterr().err
+    out = moved
     with_it, without = (read_header(out / f"{way}.safetensors")[0] for way in ("cross-attention", "trained-on"))
     assert with_it.cross_attention and not without.cross_attention
     assert len(list((out / "rooms").glob("*.safetensors"))) == 1

@@ -15,7 +15,7 @@ WAYS = [
     {"attention": "task"},
     {"propagation": "attention+alignment"},
     {"propagation": "laps"},
-    {"propagation": "flow"},
+    {"propagation": "learned-flow"},
 ]
 
 

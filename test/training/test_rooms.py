@@ -52,7 +52,29 @@ def test_a_damaged_file_is_rendered_again(tmp_path: Path, capsys: pytest.Capture
     assert "damaged" not in capsys.readouterr().err
 
 
+def test_without_room_on_the_disk_they_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_tensors: object, path: Path) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(rooms, "save_file", full)
+    assert same(make(tmp_path), make(None))
+    assert "are not kept" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_while_rendering_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Pool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rooms, "pool_of_rendered", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="rendered_folder .*file/rooms.* cannot keep rendered rooms"):
+    with pytest.raises(UserError, match="rendered_folder .*file/rooms cannot be used"):
         make(tmp_path / "file" / "rooms")

@@ -21,7 +21,7 @@ WAYS = [
     {"propagation": "alignment"},
     {"propagation": "attention+alignment", "warp": True},
     {"propagation": "laps"},
-    {"propagation": "flow"},
+    {"propagation": "learned-flow"},
 ]
 
 

@@ -129,3 +129,13 @@ def test_chains_go_both_ways_and_turn() -> None:
         transform=Of(translation=turned.transform.translation, rotation=Of(x=0, y=0, z=0, w=0)),
     )
     assert chain([none], "a", "c") is None
+
+
+def test_readings_that_are_no_number_make_up_nothing() -> None:
+    pose = np.eye(4)
+    pose[2, 3] = 0.02  # what is not known would come to lie 2 cm before the camera
+    for nothing in (np.inf, -np.inf, np.nan, 0.0, -1.0):
+        metres = np.full((80, 120), 2.0, np.float32)
+        metres[40, 60] = nothing
+        found = Registration(DEPTH_CAMERA, pose).apply(metres, COLOR_CAMERA)
+        assert set(np.unique(found[np.isfinite(found)])) == {np.float32(2.02)}
