@@ -10,6 +10,7 @@ import torch
 from mila_ros.errors import UserError
 from mila_ros.training import rooms
 from mila_ros.training.data import Pool
+from mila_ros.training.main import main as train
 from mila_ros.training.rooms import kept_rooms
 
 CPU = torch.device("cpu")
@@ -50,6 +51,17 @@ def test_a_damaged_file_is_rendered_again(tmp_path: Path, capsys: pytest.Capture
     assert "is damaged and rendered again" in capsys.readouterr().err
     assert same(first, make(tmp_path))
     assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_though_rooms_are_kept_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = "model={slow_backbone: mobilenetv3_small_050, fast_backbone: mobilenetv3_small_050, pretrained: false}"
+    small = ["height=64", "width=64", "steps=2", "batch=2", "rendered_clips=2", "rendered_frames=1"]
+    run = ["slow", "--out", str(tmp_path / "run"), "--device", "cpu", model, *small, "precision=32-true"]
+    assert train([*run, "validate_every=0"]) == 0
+    assert train([*run, f"rendered_folder={tmp_path / 'rooms'}", "validate_every=7"]) == 0
+    assert "resumed at step 2" in capsys.readouterr().err
+    with pytest.raises(UserError, match="made with other settings"):
+        train([*run, "seed=5"])
 
 
 def test_without_room_on_the_disk_they_are_not_kept(
