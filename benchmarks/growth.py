@@ -33,6 +33,7 @@ from mila_ros.models.checkpoint import load_model
 from mila_ros.models.mila import Memory, Mila
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.meter import resident_mb
+from mila_ros.runtime.passing import Ask
 from mila_ros.runtime.pipeline import Pipeline
 from mila_ros.training.start import carried_otherwise
 
@@ -99,7 +100,7 @@ class Setting:
 
     def turn(self) -> None:
         """One answered frame."""
-        with self.engine.all_threads():
+        with self.engine.shares.all():
             begin = time.perf_counter()
             answer = self.engine.answer(self.picture, self.memory, self.engine.tasks, 500.0)
         self.ms["frame"].append((time.perf_counter() - begin) * 1e3)
@@ -157,7 +158,7 @@ def cameras(model: Mila, device: str, precision: str, frames: int = 12) -> Itera
         with pipeline.fast_thread():
             for number in range(frames):
                 for name in names:
-                    pipeline.answer(name, rgb, engine.tasks, 500.0, time.monotonic(), number)
+                    pipeline.answer(Ask(name, rgb, engine.tasks, 500.0, time.monotonic(), number))
         now = resident_mb()
         pipeline.close()
         yield Row(question="cameras", method=str(count), setting="", metric="resident", value=now, unit="MiB")

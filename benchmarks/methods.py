@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mila_ros.runtime.engine import Engine
-from mila_ros.runtime.passing import Answer
+from mila_ros.runtime.passing import Answer, Ask
 from mila_ros.runtime.pipeline import Pipeline
 
 CAMERA = "bench"
@@ -110,7 +110,7 @@ class MilaMethod:
     def answer(self, rgb: npt.NDArray[np.uint8], focal: float, number: int) -> None:
         """Time stands at the frame's number, so the timer fires by frames however long they take here."""
         wall, cpu = time.perf_counter(), time.process_time()
-        found, _ = self._pipeline.answer(CAMERA, rgb, self._tasks, focal, number / RATE, number)
+        found, _ = self._pipeline.answer(Ask(CAMERA, rgb, self._tasks, focal, number / RATE, number))
         self.measured.note((time.perf_counter() - wall) * 1e3, (time.process_time() - cpu) * 1e3, found)
 
     def settle(self) -> None:

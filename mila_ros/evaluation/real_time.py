@@ -26,9 +26,10 @@ from mila_ros.evaluation.prefetch import prefetched
 from mila_ros.evaluation.tally import Tally
 from mila_ros.evaluation.timeline import percentile
 from mila_ros.runtime.engine import Engine
-from mila_ros.runtime.passing import Answer, Seen
+from mila_ros.runtime.keyframes import LONGEST_START
+from mila_ros.runtime.passing import Answer, Ask, Seen
 from mila_ros.runtime.pauses import with_all, without_long_pauses
-from mila_ros.runtime.pipeline import LONGEST_START, Pipeline
+from mila_ros.runtime.pipeline import Pipeline
 from mila_ros.runtime.scene import FALL
 from mila_ros.runtime.slots import Handover, NewestSlots
 from mila_ros.worlds.bags import Bag, BagError, BagTruncated, RawMessage, stamp_of
@@ -251,7 +252,7 @@ class RealTimeRun:
         if self._pipeline is None:
             self._knows(arrival, stamp_ns, engine.answer_slow(engine.upload(rgb), engine.tasks, focal))
             return
-        seen = self._pipeline.look(CAMERA, rgb, engine.tasks, focal, arrival.arrived, arrival.number, stamp_ns)
+        seen = self._pipeline.look(Ask(CAMERA, rgb, engine.tasks, focal, arrival.arrived, arrival.number, stamp_ns))
         if self._looked is None:
             self._knows(arrival, stamp_ns, self._pipeline.tell(seen))
         else:

@@ -18,8 +18,8 @@ from mila_ros.ros.parameters import Settings
 from mila_ros.runtime.budget import Price
 from mila_ros.runtime.controller import Decision
 from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.keyframes import KeyframeState
 from mila_ros.runtime.meter import CameraWindow, Timing, Window
-from mila_ros.runtime.pipeline import KeyframeState
 
 STAGES = ("decode", "upload", "slow", "fast", "ila", "heads", "download", "publish", "total")
 # Above this share of dropped frames a camera's status is a warning.

@@ -17,9 +17,10 @@ from mila_ros.images import ImageError, decode_color, remarks
 from mila_ros.ros.cameras_in import Calibration, CameraInput, Frame, calibrate
 from mila_ros.ros.parameters import Settings
 from mila_ros.ros.topics_out import CameraOutputs
+from mila_ros.runtime.keyframes import LONGEST_START, KeyframeState
 from mila_ros.runtime.meter import CameraCounts
-from mila_ros.runtime.passing import Picture, Seen
-from mila_ros.runtime.pipeline import LONGEST_START, KeyframeState, Pipeline
+from mila_ros.runtime.passing import Answer, Ask, Picture, Seen
+from mila_ros.runtime.pipeline import Pipeline
 from mila_ros.runtime.slots import Handover, NewestSlots
 
 _START_REPORTS = 2
@@ -148,19 +149,40 @@ class Frames:
                         self._pipeline.meter.count(camera, "dropped")
 
     def _look(self) -> None:
-        """A thread: newest picture of each camera, one after the other."""
+        """A thread: newest picture of each camera, one after the other, or (on a GPU) of several together."""
         alone = self._looked is None
         with self._ready(("look", "tell") if alone else ("look",)):
+            if self._pipeline.engine.batches:
+                while (waiting := self._decoded.take_all(self._settings().batch_window * 1e-3)) is not None:
+                    self._answer_together(waiting)
+                return
             while (taken := self._decoded.take()) is not None:
-                camera, waiting = taken
+                camera, picture = taken
                 with self._guarded(camera):
-                    looked = self._looked_at(camera, waiting)
+                    looked = self._looked_at(camera, picture)
                     if looked is None:
                         continue
                     if self._looked is None:
                         self._answer(camera, looked)
                     elif not self._looked.give((camera, looked)):
                         return
+
+    def _answer_together(self, waiting: Mapping[str, _Decoded]) -> None:
+        """Frames of several cameras: both halves, and publish them. One that fails takes nothing from the others."""
+        asked: dict[str, tuple[Calibration, Ask]] = {}
+        for camera, picture in waiting.items():
+            with self._guarded(camera):
+                ask = self._asked(camera, picture)
+                if ask is not None:
+                    asked[camera] = ask
+        results = self._pipeline.answer_together([ask for _, ask in asked.values()])
+        for (camera, (calibration, _)), result in zip(asked.items(), results, strict=True):
+            with self._guarded(camera):
+                if isinstance(result, Exception):
+                    raise result
+                answer, broken = result
+                self._broken(camera, broken)
+                self._publish(camera, waiting[camera], calibration, answer)
 
     def _tell(self) -> None:
         """A thread: what was looked at, in its order."""
@@ -204,6 +226,20 @@ class Frames:
 
     def _looked_at(self, camera: str, waiting: _Decoded) -> _Looked | None:
         """The first half of an answer; None where there is none to be had."""
+        asked = self._asked(camera, waiting)
+        if asked is None:
+            return None
+        calibration, ask = asked
+        seen = self._pipeline.look(ask)
+        self._broken(camera, seen.broken)
+        return _Looked(waiting, calibration, seen)
+
+    def _broken(self, camera: str, why: str | None) -> None:
+        if why is not None:
+            self._say(camera, f"{why}; the keyframe is forgotten")
+
+    def _asked(self, camera: str, waiting: _Decoded) -> tuple[Calibration, Ask] | None:
+        """What is to be answered of a frame; None where nothing is."""
         frame, rgb = waiting.frame, waiting.rgb
         outputs, noted = self._outputs[camera], self.noted[camera]
         tasks = outputs.wanted()
@@ -229,7 +265,7 @@ class Frames:
         tasks = tuple(task for task in tasks if task not in self.skipped) or tasks
         header = frame.message.header
         stamp_ns = header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
-        seen = self._pipeline.look(
+        return calibration, Ask(
             camera,
             waiting.picture,
             tasks,
@@ -239,21 +275,20 @@ class Frames:
             stamp_ns,
             outputs.wants_confidence(),
         )
-        if seen.broken is not None:
-            self._say(camera, f"{seen.broken}; the keyframe is forgotten")
-        return _Looked(waiting, calibration, seen)
 
     def _answer(self, camera: str, looked: _Looked) -> None:
         """The second half, and publish it."""
+        self._publish(camera, looked.waiting, looked.calibration, self._pipeline.tell(looked.seen))
+
+    def _publish(self, camera: str, waiting: _Decoded, calibration: Calibration, answer: Answer) -> None:
         settings, meter = self._settings(), self._pipeline.meter
-        answer = self._pipeline.tell(looked.seen)
         self.noted[camera].output_size = answer.size
         begin = time.perf_counter()
         published = self._outputs[camera].publish(
-            looked.waiting.frame.message.header,
+            waiting.frame.message.header,
             answer,
-            looked.waiting.rgb,
-            looked.calibration.info,
+            waiting.rgb,
+            calibration.info,
             settings.depth_encoding,
             settings.view_max_depth,
             settings.view_opacity,
@@ -262,7 +297,7 @@ class Frames:
         if not published:  # whoever wanted it has left, or wanted only a calibration that is not known
             meter.count(camera, "idle")
             return
-        total = (time.monotonic() - looked.waiting.frame.arrived) * 1e3
+        total = (time.monotonic() - waiting.frame.arrived) * 1e3
         meter.time("total", total)
         meter.answered(camera, total, late=total > settings.deadline)
 

@@ -160,6 +160,7 @@ SETTINGS = (
     Setting(
         "deadline", 100.0, "Milliseconds from a frame's arrival to its last output; above it counts as late.", 1.0, 60e3
     ),
+    Setting("batch_window", 1.0, "Milliseconds for which a GPU waits for other cameras' frames.", 0.0, 100.0),
     Setting(
         "device_share",
         1.0,
@@ -243,6 +244,7 @@ class Settings:
     depth_encoding: str
     confidence: bool
     deadline: float  # ms
+    batch_window: float  # ms
     device_share: float
     skip_order: tuple[str, ...]
     stale_after: float

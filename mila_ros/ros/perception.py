@@ -48,10 +48,11 @@ from mila_ros.runtime.budget import price
 from mila_ros.runtime.controller import BudgetController, Decision, Limits
 from mila_ros.runtime.devices import give_back_memory
 from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.keyframes import KeyframeState
 from mila_ros.runtime.load import measure
 from mila_ros.runtime.meter import CameraCounts, Window, resident_mb
 from mila_ros.runtime.pauses import with_all, without_long_pauses
-from mila_ros.runtime.pipeline import KeyframeState, Pipeline
+from mila_ros.runtime.pipeline import Pipeline
 
 REPORT_PERIOD = 1.0  # seconds of the steady clock
 LONGEST_END = 10.0  # seconds from a signal to the end of the process

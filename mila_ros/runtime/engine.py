@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,17 +15,19 @@ import numpy.typing as npt
 import torch
 
 from mila_ros.errors import UserError
-from mila_ros.models.config import task_sets
+from mila_ros.models.config import TASKS, task_sets
 from mila_ros.models.flops import FlopCounts, Flops
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import STRIDE
 from mila_ros.runtime.devices import DTYPES, pick_backend, pick_device, pick_precision
 from mila_ros.runtime.passing import PARTS, Answer, Looked, Picture
+from mila_ros.runtime.shares import Shares
 from mila_ros.runtime.shortage import tried_twice
 from mila_ros.runtime.stopwatch import Stopwatch
+from mila_ros.runtime.together import stacked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mila_ros.models.mila import Memory, Mila
     from mila_ros.runtime.openvino_backend import OpenVinoBackend
@@ -91,86 +91,30 @@ class Engine:
         self.tasks: tuple[str, ...] = model.config.tasks
         self.classes: tuple[str, ...] = model.config.classes
         self.palette: tuple[tuple[int, int, int], ...] = model.config.palette
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._cores = cores
-        self._slow_threads = slow_threads or max(1, cores // 2)
-        self._threads = threads or max(1, cores - self._slow_threads)
-        self._niceness = niceness
+        release = self._compiled.release if self._compiled is not None else lambda: None
+        self.shares = Shares(self.device, threads, slow_threads, niceness, release)
         self._dtype = DTYPES[self.precision]
         fused = fuse_for_inference(model.eval()).to(device=self.device, dtype=self._dtype)
         self.model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._running = self.model if self._compiled is None else self._compiled.over(self.model)
-        self._fast_stream: Any = None
-        self._slow_stream: Any = None
-        self._upload_stream: Any = None
         if self.device.type == "cuda":
             # Pictures of one size come again and again: let cuDNN choose its kernels by trying.
             torch.backends.cudnn.benchmark = True
-            self._fast_stream = torch.cuda.Stream(self.device, priority=-1)
-            self._slow_stream = torch.cuda.Stream(self.device, priority=0)
-            self._upload_stream = torch.cuda.Stream(self.device, priority=-1)
         self._flops = FlopCounts(self.model)
         # By size: what a first picture gave, for threads that warm up and do not run what gives it.
         self._at_first: dict[tuple[int, int], tuple[Memory, list[Looked]]] = {}
 
-    @contextmanager
-    def fast_thread(self) -> Iterator[None]:
-        """For the thread that answers frames: its share of the machine."""
-        with self._thread(self._threads, self._fast_stream):
-            yield
+    def fast_thread(self) -> AbstractContextManager[None]:
+        """For the thread that answers frames: its share of the machine (shares.py)."""
+        return self.shares.fast()
 
-    @contextmanager
-    def prepare_thread(self) -> Iterator[None]:
+    def prepare_thread(self) -> AbstractContextManager[None]:
         """For a thread that uploads pictures, or judges answers, while others answer the next or the one before."""
-        with self._thread(1, self._upload_stream):
-            yield
+        return self.shares.beside()
 
-    @contextmanager
-    def slow_thread(self) -> Iterator[None]:
+    def slow_thread(self) -> AbstractContextManager[None]:
         """For the thread that makes keyframes beside it: its share of the machine."""
-        # Linux only: elsewhere niceness is the whole process's. Threads that this one starts (OpenMP's) inherit it.
-        if self._niceness and self.device.type == "cpu" and sys.platform == "linux":
-            own = threading.get_native_id()
-            nice = min(19, os.getpriority(os.PRIO_PROCESS, own) + self._niceness)
-            os.setpriority(os.PRIO_PROCESS, own, nice)
-        with self._thread(self._slow_threads, self._slow_stream):
-            yield
-
-    @contextmanager
-    def _thread(self, threads: int, stream: Any) -> Iterator[None]:
-        if stream is not None:
-            with torch.inference_mode(), torch.cuda.device(self.device), torch.cuda.stream(stream):
-                yield
-            return
-        torch.get_num_threads()  # this thread's lazy set-up, which would later overwrite the next line
-        torch.set_num_threads(threads)  # OpenMP keeps this a calling thread
-        cv2.setNumThreads(1)  # its pool would take the other network's cores to shrink a picture
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            if self._compiled is not None:
-                self._compiled.release()
-
-    @contextmanager
-    def all_threads(self) -> Iterator[None]:
-        """The CPU threads of both networks, for work that nothing runs beside."""
-        own = torch.get_num_threads()
-        torch.set_num_threads(self._threads + self._slow_threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(own)
-
-    def weights(self, synchronous: bool) -> tuple[float, float, float]:
-        """Which share of the device the fast path, the slow network and one more thread occupy while they run.
-
-        On a GPU each network has all of it, and a thread of the CPU nothing. synchronous: the mode.
-        """
-        if self.device.type == "cuda":
-            return 1.0, 1.0, 0.0
-        slow = self._threads + self._slow_threads if synchronous else self._slow_threads
-        return min(1.0, self._threads / self._cores), min(1.0, slow / self._cores), 1 / self._cores
+        return self.shares.slow()
 
     def _bounded(self, height: int, width: int) -> tuple[int, int]:
         if self.max_pixels is None or height * width <= self.max_pixels:
@@ -230,7 +174,7 @@ class Engine:
         """
         begin = time.perf_counter()
         self._await(picture)
-        with self.all_threads() if alone else nullcontext():
+        with self.shares.all() if alone else nullcontext():
             memory = self._running.keyframe(picture.tensor, before)
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
@@ -257,9 +201,14 @@ class Engine:
         return self.tell(self.look(picture, memory, tasks, match), tasks, focal, confidence, output_size)
 
     @property
+    def batches(self) -> bool:
+        """Whether frames of several cameras are answered sooner together: on a GPU, for which one is little."""
+        return self.device.type == "cuda"
+
+    @property
     def overlaps(self) -> bool:
         """Whether one thread may `look` at a frame while another tells of the one before: on several cores."""
-        return self.device.type == "cpu" and self._cores > 1
+        return self.device.type == "cpu" and self.shares.cores > 1
 
     def look(self, picture: Picture, memory: Memory | None, tasks: Sequence[str], match: bool = False) -> Looked:
         """The first half of an answer: fast network, and attention to the keyframe (None: without one).
@@ -301,7 +250,7 @@ class Engine:
         What MILA is compared with: a keyframe also costs what is needed to look it up.
         """
         self._await(picture)
-        with self.all_threads():
+        with self.shares.all():
             watch = Stopwatch(self.device)
             features = self._running.features(picture.tensor)
             watch.lap("slow")
@@ -324,27 +273,65 @@ class Engine:
             confidence: also give segmentation's confidence.
             output_size: (h, w) of the answers; None: `output_scale` decides.
         """
+        return self._told(looked, tasks, [focal], confidence, output_size)[0]
+
+    def answer_together(
+        self,
+        pictures: Sequence[Picture],
+        memories: Sequence[Memory | None],
+        tasks: Sequence[str],
+        focals: Sequence[float],
+        confidence: bool = False,
+        match: bool = False,
+    ) -> list[Answer]:
+        """Answer frames of several cameras at once. Arguments as for `look` and `tell`, one a frame.
+
+        pictures: of one size, as the cameras sent them and as the networks see them.
+        memories: of all or (None) of none.
+
+        Raises:
+            ValueError: they are not alike.
+        """
+        if len({(picture.size, picture.original) for picture in pictures}) != 1:
+            raise ValueError("frames that are answered together must have one size")
+        for picture in pictures:
+            self._await(picture)
+        first = pictures[0]
+        many = replace(first, tensor=stacked([picture.tensor for picture in pictures]), ready=None)
+        return self._told(self.look(many, stacked(memories), tasks, match), tasks, focals, confidence, None)
+
+    def _told(
+        self,
+        looked: Looked,
+        tasks: Sequence[str],
+        focals: Sequence[float],
+        confidence: bool,
+        output_size: tuple[int, int] | None,
+    ) -> list[Answer]:
+        """Answers to the pictures that were looked at together, B of them; each took its share of the time."""
         picture, features, watch = looked.picture, looked.features, looked.watch
         watch.go_on()
         size = output_size or self.output_size(*picture.original)
-        seen_focal = focal * picture.size[1] / picture.original[1]
-        focals = torch.full((1,), seen_focal, dtype=torch.float32, device=self.device)
-        raw = self._running.answer(features, tuple(tasks), focals, size, confidence=confidence)
+        seen = [focal * picture.size[1] / picture.original[1] for focal in focals]
+        raw = self._running.answer(
+            features, tuple(tasks), torch.tensor(seen, device=self.device), size, confidence=confidence
+        )
         watch.lap("heads")
-        arrays = {name: tensor[0].cpu().numpy() for name, tensor in raw.items()}
+        arrays = {name: tensor.cpu().numpy() for name, tensor in raw.items()}
         watch.lap("download")
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        times = {"upload": picture.milliseconds, **watch.read()}
-        return Answer(
-            segmentation=arrays.get("segmentation"),
-            confidence=arrays.get("confidence"),
-            depth=arrays.get("depth"),
-            normals=arrays.get("normals"),
-            size=size,
-            milliseconds=times,
-            match=None if features.match is None else float(features.match[0]),
-        )
+        count = len(focals)
+        times = {"upload": picture.milliseconds} | {name: ms / count for name, ms in watch.read().items()}
+        return [
+            Answer(
+                **{name: arrays[name][i] if name in arrays else None for name in (*TASKS, "confidence")},
+                size=size,
+                milliseconds=times,
+                match=None if features.match is None else float(features.match[i]),
+            )
+            for i in range(count)
+        ]
 
     def flops(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops:
         """Arithmetic for a picture of this size (as the networks see it). Counted once, by running: takes a while."""
@@ -354,12 +341,14 @@ class Engine:
         """As `flops`, but None where it has not been counted yet."""
         return self._flops.known(size, tasks)
 
-    def warm_up(self, height: int, width: int, parts: Sequence[str] = PARTS) -> None:
+    def warm_up(self, height: int, width: int, parts: Sequence[str] = PARTS, cameras: int = 1) -> None:
         """Run everything once, so that the first frame does not pay for what is set up on first use.
 
         Much of that is set up for each thread: whoever calls `keyframe`, `look` or `tell` from another one calls this
         there, too, with those `parts` of `PARTS`; "keyframe alone" is for the synchronous mode, "slow" for who calls
         `answer_slow`.
+
+        cameras: whose frames may come together, where it `batches`.
 
         Raises:
             UserError: the backend that was asked for cannot take this network.
@@ -379,6 +368,9 @@ class Engine:
             for each, some in [(self.recall(picture, memory), self.tasks), *product(looked, sets)]:
                 self.tell(each, some, 500.0, confidence="segmentation" in some)
         self._at_first[picture.size] = memory, looked
+        for count in range(2, cameras + 1) if self.batches and {"look", "tell"} <= set(parts) else ():
+            for known in (None, memory):
+                self.answer_together(count * [picture], count * [known], self.tasks, count * [500.0], True, match=True)
 
     def _compile(self, height: int, width: int) -> None:
         """Have graphs for pictures of this size, where the backend wants them."""

@@ -22,7 +22,7 @@ def measure(window: Window, engine: Engine, synchronous: bool, tasks: tuple[str,
         synchronous: keyframes had the threads of both networks.
         tasks: that are wanted.
     """
-    frames_on, slow_on, single = engine.weights(synchronous)
+    frames_on, slow_on, single = engine.shares.weights(synchronous)
     stages = {name: timing.count * timing.mean * 1e-3 for name, timing in window.stages.items() if timing.count}
     busy = frames_on * sum(stages.get(name, 0.0) for name in _NETWORKS)
     busy += single * sum(stages.get(name, 0.0) for name in _AROUND)

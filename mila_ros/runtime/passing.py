@@ -1,4 +1,5 @@
-"""What passes through engine and pipeline: a picture, the same once the networks have looked at it, an answer."""
+"""What passes through engine and pipeline: a frame that is asked about, its picture, the same once the networks have
+looked at it, an answer."""
 
 from __future__ import annotations
 
@@ -29,6 +30,31 @@ class Picture:
     original: tuple[int, int]  # h, w: what the camera sent
     ready: Any  # CUDA event behind the upload; None on the CPU
     milliseconds: float  # what the upload took
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A frame that is to be answered.
+
+    Attributes:
+        camera: its name.
+        picture: RGB (H, W, 3) uint8, or what `Engine.upload` made of it.
+        tasks: those that somebody wants.
+        focal: fx in pixels of the camera's picture.
+        arrived: when it came, on the pipeline's clock.
+        frame: the camera's running number of the frame.
+        stamp_ns: the header's stamp; one that jumps back makes the pipeline forget the keyframe.
+        confidence: also give segmentation's confidence.
+    """
+
+    camera: str
+    picture: npt.NDArray[np.uint8] | Picture
+    tasks: tuple[str, ...]
+    focal: float
+    arrived: float
+    frame: int
+    stamp_ns: int | None = None
+    confidence: bool = False
 
 
 @dataclass(frozen=True)

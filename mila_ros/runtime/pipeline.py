@@ -3,67 +3,41 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from dataclasses import dataclass
+from typing import Any
 
 from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Engine
-from mila_ros.runtime.memory import KeyframeSlot
+from mila_ros.runtime.keyframes import Keyframes, KeyframeState
 from mila_ros.runtime.meter import Meter
-from mila_ros.runtime.passing import Answer, Picture, Seen
-from mila_ros.runtime.scene import SceneWatch
-from mila_ros.runtime.scheduler import KeyframeScheduler, Reason
-from mila_ros.runtime.shortage import Shortage, out_of_memory, tried_twice
-from mila_ros.runtime.slots import NewestSlots
+from mila_ros.runtime.passing import Answer, Ask, Picture, Seen
+from mila_ros.runtime.shortage import out_of_memory, tried_twice
 
 MODES = ("asynchronous", "synchronous")
 
 
-@dataclass(frozen=True)
-class KeyframeState:
-    """The keyframe that answers a camera at the moment."""
-
-    number: int  # 0: none
-    age: float  # seconds since its picture arrived; NaN: none
-    distance: int  # frames of the camera since
-    match: float = math.nan  # how alike the newest frame and it look, at most 1; NaN: not known
-    problem: str | None = None  # why the last one that was begun came to nothing; None: it did not
-
-
 @dataclass
-class _Camera:
-    scheduler: KeyframeScheduler
-    slot: KeyframeSlot[Memory]
-    watch: SceneWatch = field(default_factory=SceneWatch)
-    shortage: Shortage = field(default_factory=Shortage)
-    busy: bool = False  # a keyframe of this camera waits or runs
+class _Last:
+    """A camera's newest frame."""
+
     size: tuple[int, int] | None = None
     stamp_ns: int | None = None
-    frame: int = 0
-    problem: str | None = None  # of the last keyframe that was begun
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A picture for the slow network, or (without one) arithmetic to be counted."""
+class _Begun:
+    """A frame whose turn has come."""
 
-    picture: Picture | None
-    frame: int
-    captured: float
-    epoch: int
-    size: tuple[int, int]
-    tasks: tuple[str, ...]
-
-
-LONGEST_START = 60.0
-"""Seconds that are waited for a thread to warm up; whatever hangs then will be seen to hang."""
-_COUNTING = " counting"  # a place in the slots that no camera can have
+    ask: Ask
+    picture: Picture
+    memory: Memory | None
+    """What it is answered from: a keyframe, or (`recalled`) the slow network's look at the frame itself."""
+    recalled: bool
+    broken: str | None
+    keyframe: int | None
 
 
 class Pipeline:
@@ -105,17 +79,17 @@ class Pipeline:
         self._clock = clock
         self._on_error = on_error
         self.meter = Meter(tuple(cameras), clock())
-        self._cameras = {
-            # Keyframes of several cameras are staggered over the period.
-            name: _Camera(KeyframeScheduler(period, max_age, index / len(cameras)), KeyframeSlot())
-            for index, name in enumerate(cameras)
-        }
-        self._counts, self._counting = True, Shortage()
-        self._jobs: NewestSlots[_Job] = NewestSlots([*cameras, _COUNTING])
-        self._thread = threading.Thread(target=self._slow_loop, name="mila-slow", daemon=True)
-        self._begun = threading.Event()
-        self._thread.start()
-        self._begun.wait(LONGEST_START)  # with its warm-up, which would be in the way of the first frames
+        self._last = {name: _Last() for name in cameras}
+        self._keyframes = Keyframes(
+            engine,
+            cameras,
+            period,
+            max_age,
+            self.meter,
+            clock,
+            on_error or (lambda _camera, _text: None),
+            lambda: self._warm_up(("keyframe",)),
+        )
 
     @property
     def mode(self) -> str:
@@ -130,21 +104,21 @@ class Pipeline:
     @property
     def period(self) -> float:
         """Seconds between keyframes of a camera; a new value takes effect at once."""
-        return next(iter(self._cameras.values())).scheduler.period
+        return next(iter(self._keyframes.of.values())).scheduler.period
 
     @period.setter
     def period(self, seconds: float) -> None:
-        for camera in self._cameras.values():
+        for camera in self._keyframes.of.values():
             camera.scheduler.period = seconds
 
     @property
     def max_age(self) -> float:
         """Seconds after which a memory is no longer used."""
-        return next(iter(self._cameras.values())).scheduler.max_age
+        return next(iter(self._keyframes.of.values())).scheduler.max_age
 
     @max_age.setter
     def max_age(self, seconds: float) -> None:
-        for camera in self._cameras.values():
+        for camera in self._keyframes.of.values():
             camera.scheduler.max_age = seconds
 
     def prepare_thread(self) -> AbstractContextManager[None]:
@@ -164,34 +138,22 @@ class Pipeline:
         if self._warm is None:
             return
         try:
-            self.engine.warm_up(*self._warm, parts)
+            self.engine.warm_up(*self._warm, parts, len(self._last))
         except Exception as error:
             if self._on_error is not None:
-                self._on_error(next(iter(self._cameras)), f"warming up failed: {type(error).__name__}: {error}")
+                self._on_error(next(iter(self._last)), f"warming up failed: {type(error).__name__}: {error}")
 
     def close(self) -> None:
         """Stop the slow network's thread (a keyframe that runs is finished first)."""
-        self._jobs.close()
-        self._thread.join()
+        self._keyframes.close()
 
     def keyframe_state(self, camera: str, now: float, frame: int) -> KeyframeState:
         """The keyframe of a camera, for a frame number and a time."""
-        state = self._cameras[camera]
-        keyframe = state.slot.get()
-        if keyframe is None:
-            return KeyframeState(0, math.nan, 0, problem=state.problem)
-        match = state.watch.match(keyframe.number)
-        return KeyframeState(
-            keyframe.number,
-            now - keyframe.captured,
-            max(0, frame - keyframe.frame),
-            math.nan if match is None else match,
-            state.problem,
-        )
+        return self._keyframes.of[camera].state(now, frame)
 
     def break_in(self, camera: str, size: tuple[int, int], stamp_ns: int | None = None) -> str | None:
         """Why a frame does not continue the one before it, in words; None if it does."""
-        state = self._cameras[camera]
+        state = self._last[camera]
         if state.size is not None and size != state.size:
             return f"the size changed from {state.size[1]}x{state.size[0]} to {size[1]}x{size[0]}"
         if stamp_ns is not None and state.stamp_ns is not None and stamp_ns < state.stamp_ns:
@@ -199,17 +161,7 @@ class Pipeline:
             return f"the stamp jumped back by {back:.3f} s"
         return None
 
-    def answer(
-        self,
-        camera: str,
-        frame_picture: npt.NDArray[np.uint8] | Picture,
-        tasks: Sequence[str],
-        focal: float,
-        arrived: float,
-        frame: int,
-        stamp_ns: int | None = None,
-        confidence: bool = False,
-    ) -> tuple[Answer, str | None]:
+    def answer(self, ask: Ask) -> tuple[Answer, str | None]:
         """Answer one frame: `look`, then `tell`.
 
         Returns:
@@ -218,180 +170,125 @@ class Pipeline:
         Raises:
             ValueError: a picture that the networks cannot take.
         """
-        seen = self.look(camera, frame_picture, tasks, focal, arrived, frame, stamp_ns, confidence)
+        seen = self.look(ask)
         return self.tell(seen), seen.broken
 
-    def look(
-        self,
-        camera: str,
-        frame_picture: npt.NDArray[np.uint8] | Picture,
-        tasks: Sequence[str],
-        focal: float,
-        arrived: float,
-        frame: int,
-        stamp_ns: int | None = None,
-        confidence: bool = False,
-    ) -> Seen:
+    def look(self, ask: Ask) -> Seen:
         """The first half: whatever there is between frames happens here, so frames of a camera come in their order.
-
-        Args:
-            camera: its name.
-            frame_picture: RGB (H, W, 3) uint8, or what `engine.upload` made of it.
-            tasks: those that somebody wants.
-            focal: fx in pixels of the camera's picture.
-            arrived: when it came, on the pipeline's clock.
-            frame: the camera's running number of the frame.
-            stamp_ns: the header's stamp; one that jumps back makes the pipeline forget the keyframe.
-            confidence: also give segmentation's confidence.
 
         Raises:
             ValueError: a picture that the networks cannot take.
         """
-        state = self._cameras[camera]
-        picture = frame_picture if isinstance(frame_picture, Picture) else self.engine.upload(frame_picture)
-        why = self.break_in(camera, picture.original, stamp_ns)
-        keyframe = state.slot.get()
-        if why is not None or (keyframe is not None and keyframe.size != picture.size):
-            state.slot.forget()
-            keyframe = None
-        state.size, state.stamp_ns, state.frame = picture.original, stamp_ns, frame
-        tasks = tuple(tasks)
-        left = keyframe is not None and state.watch.left(keyframe.number)
-        reason = state.scheduler.due(arrived, keyframe.captured if keyframe else None, left)
-        if not state.shortage.allows(arrived):
-            reason = None  # the next one is tried when its time has come
-        number: int | None = None
-        memory: Memory | None = None
-        if reason is not None and self._mode == "synchronous":
-            memory = self._keyframe_now(camera, picture, reason, arrived, frame)
-        if memory is not None:
-            looked = self.engine.recall(picture, memory)
+        begun = self._begin(ask)
+        engine, picture, memory, tasks = self.engine, begun.picture, begun.memory, ask.tasks
+        if begun.recalled and memory is not None:
+            looked = engine.recall(picture, memory)
         else:
-            if reason is not None and self._mode == "asynchronous" and not state.busy:
-                state.busy = True
-                state.scheduler.started(arrived)
-                self.meter.keyframe_reason(reason.value)
-                self._jobs.put(camera, _Job(picture, frame, arrived, state.slot.epoch, picture.size, tasks))
-            fresh = keyframe is not None and state.scheduler.fresh(arrived, keyframe.captured)
-            used = keyframe.memory if keyframe is not None and fresh else None
-            with self._enough(camera):
-                looked = tried_twice(lambda: self.engine.look(picture, used, tasks, match=self.fall > 0))
-            self.meter.ran("fast", picture.size, tasks)
-            if used is not None and keyframe is not None:
-                self.meter.ran("ila", picture.size, tasks)
-                number = keyframe.number
-        roomy = state.shortage.allows(arrived) and self._counting.allows(arrived)
-        if roomy and self._counts and self.engine.known_flops(picture.size, tasks) is None:
-            # After the frame's own keyframe: counting may wait, frames without a keyframe are poor.
-            self._jobs.put(_COUNTING, _Job(None, frame, arrived, 0, picture.size, tasks))
-        return Seen(camera, looked, tasks, focal, confidence, why, number)
+            with self._keyframes.enough(ask.camera):
+                looked = tried_twice(lambda: engine.look(picture, memory, tasks, match=self.fall > 0))
+            self._ran(begun)
+        return Seen(ask.camera, looked, tasks, ask.focal, ask.confidence, begun.broken, begun.keyframe)
 
     def tell(self, seen: Seen) -> Answer:
         """The second half."""
         looked, tasks = seen.looked, seen.tasks
-        with self._enough(seen.camera):
+        with self._keyframes.enough(seen.camera):
             answer = tried_twice(lambda: self.engine.tell(looked, tasks, seen.focal, seen.confidence))
-        if seen.keyframe is not None:
-            self._cameras[seen.camera].watch.seen(seen.keyframe, answer.match, self.fall)
-        self.meter.ran("heads_slow" if looked.features.slow else "heads", looked.picture.size, tasks)
-        self.meter.ran("frame", looked.picture.size, tasks)
-        self.meter.times(answer.milliseconds)
+        self._told(seen.camera, answer, seen.keyframe, looked.picture.size, tasks, looked.features.slow)
         return answer
 
-    @contextmanager
-    def _enough(self, camera: str) -> Iterator[None]:
-        """Around half an answer: where memory is lacking even for that, the camera's keyframe makes room for the next
-        frame's, and the slow network waits."""
+    def answer_together(self, asks: Sequence[Ask]) -> list[tuple[Answer, str | None] | Exception]:
+        """Answer frames of several cameras, each at most once: those that are alike go through the networks at once.
+
+        Alike are frames of one size whose tasks are the same and that all have a keyframe, or none. What cannot be
+        answered gives its error in the answer's place, and takes nothing from the others.
+        """
+        found: list[tuple[Answer, str | None] | Exception] = []
+        groups: dict[tuple[Any, ...], list[tuple[int, _Begun]]] = {}
+        for place, ask in enumerate(asks):
+            found.append(RuntimeError("not answered"))
+            try:
+                begun = self._begin(ask)
+            except Exception as error:
+                found[place] = error
+                continue
+            picture, tasks = begun.picture, tuple(sorted(ask.tasks))
+            alone = place if begun.recalled else None
+            key = (picture.size, picture.original, tasks, ask.confidence, begun.memory is None, alone)
+            groups.setdefault(key, []).append((place, begun))
+        for members in groups.values():
+            for place, result in zip((p for p, _ in members), self._together([b for _, b in members]), strict=True):
+                found[place] = result
+        return found
+
+    def _together(self, group: Sequence[_Begun]) -> Sequence[tuple[Answer, str | None] | Exception]:
+        """Frames that are alike. Where they do not fit into memory together, halves of them."""
+        first = group[0]
+        engine, tasks, confidence = self.engine, first.ask.tasks, first.ask.confidence
+        pictures, focals = [b.picture for b in group], [b.ask.focal for b in group]
+
+        def work() -> list[Answer]:
+            if first.recalled and first.memory is not None:
+                return [engine.answer_keyframe(first.picture, first.memory, tasks, focals[0], confidence)]
+            memories = [b.memory for b in group]
+            return engine.answer_together(pictures, memories, tasks, focals, confidence, match=self.fall > 0)
+
         try:
-            yield
+            answers = tried_twice(work)
         except Exception as error:
-            state, now = self._cameras[camera], self._clock()
+            if len(group) > 1 and out_of_memory(error):
+                half = len(group) // 2
+                return [*self._together(group[:half]), *self._together(group[half:])]
             if out_of_memory(error):
-                state.slot.forget()
-                if state.shortage.allows(now):  # else it waits already: frames fail many times a second
-                    wait = state.shortage.lacked(now)
-                    state.problem = f"no memory is left for frames: no keyframe is tried for {wait:.0f} s"
-            raise
+                self._keyframes.make_room(first.ask.camera)
+            return [error] * len(group)
+        for begun, answer in zip(group, answers, strict=True):
+            if not begun.recalled:
+                self._ran(begun)
+            self._told(begun.ask.camera, answer, begun.keyframe, begun.picture.size, tasks, begun.recalled)
+        return [(answer, begun.broken) for answer, begun in zip(answers, group, strict=True)]
 
-    def _keyframe_now(self, camera: str, picture: Picture, reason: Reason, arrived: float, frame: int) -> Memory | None:
-        """The slow network's answer to the frame itself; None: the device has no memory for it."""
-        state = self._cameras[camera]
-        state.scheduler.started(arrived)
-        self.meter.keyframe_reason(reason.value)
-        before = self._before(camera, picture.size, arrived)
-        try:
-            memory, slow_ms = tried_twice(lambda: self.engine.keyframe(picture, before, alone=True))
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            self._failed(camera, error)
-            return None
-        self.meter.time("slow", slow_ms)
-        self._finished(camera, picture.size, memory, frame, arrived, state.slot.epoch)
-        state.problem = None
-        return memory
-
-    def _failed(self, camera: str, error: Exception) -> None:
-        """Remember and say why there is no keyframe."""
-        state = self._cameras.get(camera)
-        what = "the slow network" if state is not None else "counting its arithmetic"
-        problem = f"{what} failed: {type(error).__name__}: {error}"
-        if out_of_memory(error):
-            wait = (self._counting if state is None else state.shortage).lacked(self._clock())
-            problem = f"no memory is left for {what}, which is tried again in {wait:.0f} s: {error}"
-        if state is not None:
-            state.problem = problem
-        if self._on_error is not None:
-            self._on_error(camera, problem)
-
-    def _finished(
-        self, camera: str, size: tuple[int, int], memory: Memory, frame: int, captured: float, epoch: int
-    ) -> None:
-        self.meter.ran("slow", size, self.engine.tasks)
-        self._cameras[camera].shortage.over()
-        if self._cameras[camera].slot.put(memory, frame, captured, size, epoch) is not None:
-            self.meter.keyframe(camera, self._clock())
-
-    def _before(self, camera: str, size: tuple[int, int], captured: float) -> Memory | None:
-        """What is remembered when a keyframe is begun, unless it is of another size or too old."""
-        state = self._cameras[camera]
+    def _begin(self, ask: Ask) -> _Begun:
+        """What stands between frames, and the keyframe that this one is answered from."""
+        camera, arrived = ask.camera, ask.arrived
+        picture = ask.picture if isinstance(ask.picture, Picture) else self.engine.upload(ask.picture)
+        state, last = self._keyframes.of[camera], self._last[camera]
+        why = self.break_in(camera, picture.original, ask.stamp_ns)
         keyframe = state.slot.get()
-        if keyframe is None or keyframe.size != size or not state.scheduler.fresh(captured, keyframe.captured):
-            return None
-        return keyframe.memory
+        if why is not None or (keyframe is not None and keyframe.size != picture.size):
+            state.slot.forget()
+            keyframe = None
+        last.size, last.stamp_ns = picture.original, ask.stamp_ns
+        reason, memory, number = state.due(arrived, keyframe), None, None
+        if reason is not None and self._mode == "synchronous":
+            memory = self._keyframes.make(camera, picture, reason, arrived, ask.frame)
+        recalled = memory is not None
+        if not recalled:
+            if reason is not None and self._mode == "asynchronous":
+                self._keyframes.ask(camera, picture, reason, arrived, ask.frame, ask.tasks)
+            memory = state.fresh(arrived, keyframe, picture.size)
+            number = keyframe.number if keyframe is not None and memory is not None else None
+        self._keyframes.count(camera, picture.size, ask.tasks, arrived)
+        return _Begun(ask, picture, memory, recalled, why, number)
 
-    def _slow_loop(self) -> None:
-        try:
-            with self.engine.slow_thread():
-                self._warm_up(("keyframe",))
-                self._begun.set()
-                while (taken := self._jobs.take()) is not None:
-                    self._work_on(*taken)
-        finally:
-            self._begun.set()
+    def _ran(self, begun: _Begun) -> None:
+        """The first half of the fast path has run."""
+        self.meter.ran("fast", begun.picture.size, begun.ask.tasks)
+        if begun.keyframe is not None:
+            self.meter.ran("ila", begun.picture.size, begun.ask.tasks)
 
-    def _work_on(self, camera: str, job: _Job) -> None:
-        try:
-            tried_twice(lambda: self._work(camera, job))
-        except Exception as error:  # one bad picture must not end all keyframes
-            self._failed(camera, error)
-        else:
-            if camera in self._cameras:
-                self._cameras[camera].problem = None
-        finally:
-            if camera in self._cameras:
-                self._cameras[camera].busy = False
-
-    def _work(self, camera: str, job: _Job) -> None:
-        if job.picture is None:
-            if self.engine.known_flops(job.size, job.tasks) is None:
-                try:
-                    self.engine.flops(job.size, job.tasks)
-                except Exception as error:
-                    # Once is enough: it must not come between keyframes again and again. But memory may come back.
-                    self._counts = out_of_memory(error)
-                    raise
-            return
-        memory, slow_ms = self.engine.keyframe(job.picture, self._before(camera, job.size, job.captured))
-        self.meter.time("slow", slow_ms)
-        self._finished(camera, job.size, memory, job.frame, job.captured, job.epoch)
+    def _told(
+        self,
+        camera: str,
+        answer: Answer,
+        keyframe: int | None,
+        size: tuple[int, int],
+        tasks: tuple[str, ...],
+        recalled: bool,
+    ) -> None:
+        """The second half has run."""
+        if keyframe is not None:
+            self._keyframes.of[camera].watch.seen(keyframe, answer.match, self.fall)
+        self.meter.ran("heads_slow" if recalled else "heads", size, tasks)
+        self.meter.ran("frame", size, tasks)
+        self.meter.times(answer.milliseconds)

@@ -41,6 +41,21 @@ class NewestSlots(Generic[T]):
             camera = next(iter(self._waiting))
             return camera, self._waiting.pop(camera)
 
+    def take_all(self, window: float = 0.0) -> dict[str, T] | None:
+        """All that wait, by camera, in the order of service; None when closed.
+
+        window: seconds for which others are waited for after the first one, unless every camera has left something.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._waiting or self._closed)
+            if window > 0:
+                every = len(self._cameras)
+                self._condition.wait_for(lambda: self._closed or len(self._waiting) == every, window)
+            if self._closed:
+                return None
+            taken, self._waiting = self._waiting, {}
+            return taken
+
     def close(self) -> None:
         """Wake the worker for the last time; what still waits is let go."""
         with self._condition:

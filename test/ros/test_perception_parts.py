@@ -15,8 +15,8 @@ from mila_ros.ros.diagnostics import CameraReport, Throttle, budget_status, came
 from mila_ros.ros.frames import Noted, _same
 from mila_ros.ros.topics_out import millimetres
 from mila_ros.ros.views import colour_table, depth_view, normals_view, segmentation_view
+from mila_ros.runtime.keyframes import KeyframeState
 from mila_ros.runtime.meter import Meter
-from mila_ros.runtime.pipeline import KeyframeState
 
 
 def test_class_colours_cover_the_picture_and_leave_the_unlabelled():

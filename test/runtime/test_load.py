@@ -15,7 +15,7 @@ from mila_ros.runtime.meter import Meter
 
 def test_stages_become_seconds_of_the_device() -> None:
     engine = Engine(Mila(ModelConfig.tiny()).eval(), device="cpu", precision="fp32", threads=1, slow_threads=1)
-    engine._cores = 4  # each thread is a quarter of such a machine
+    engine.shares.cores = 4  # each thread is a quarter of such a machine
     meter = Meter(("front", "rear"), now=0.0)
     for _ in range(10):
         meter.times({"decode": 4.0, "upload": 2.0, "fast": 10.0, "ila": 6.0, "heads": 4.0, "publish": 2.0})
@@ -31,4 +31,4 @@ def test_stages_become_seconds_of_the_device() -> None:
     assert found.p95_ms == 30.0 and found.tasks == ("depth",)
     quiet = measure(meter.window(3.0), engine, synchronous=True, tasks=())
     assert quiet.frames == quiet.late == 0 and math.isnan(quiet.p95_ms) and math.isnan(quiet.keyframe_ms)
-    assert engine.weights(synchronous=True) == (0.25, 0.5, 0.25)
+    assert engine.shares.weights(synchronous=True) == (0.25, 0.5, 0.25)

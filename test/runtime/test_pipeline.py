@@ -14,6 +14,7 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.runtime.budget import price
 from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.passing import Ask
 from mila_ros.runtime.pipeline import Pipeline
 
 TASKS = ("segmentation", "depth", "normals")
@@ -60,7 +61,7 @@ def wait(condition, seconds: float = 10.0) -> None:
 def frame(pipeline, clock, number, size=(64, 64), stamp=None):
     rgb = np.full((*size, 3), number % 255, np.uint8)
     with pipeline.fast_thread():
-        return pipeline.answer("front", rgb, TASKS, 60.0, clock.now, number, stamp)
+        return pipeline.answer(Ask("front", rgb, TASKS, 60.0, clock.now, number, stamp))
 
 
 def test_asynchronous_frames_never_wait_and_use_the_memory_when_it_is_there(start):
@@ -125,12 +126,14 @@ def test_a_failing_keyframe_is_reported_and_frames_go_on(engine, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(engine, "keyframe", lambda *_: (_ for _ in ()).throw(RuntimeError("bad picture")))
             with pipeline.fast_thread():
-                answer, _ = pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 1)
+                answer, _ = pipeline.answer(
+                    Ask("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 1)
+                )
             wait(lambda: errors)
             wait(lambda: "bad picture" in (pipeline.keyframe_state("front", 0.0, 1).problem or ""))
         assert answer.depth is not None and errors[0][0] == "front" and "bad picture" in errors[0][1]
         with pipeline.fast_thread():
-            pipeline.answer("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 2)
+            pipeline.answer(Ask("front", np.zeros((64, 64, 3), np.uint8), TASKS, 60.0, time.monotonic(), 2))
         wait(lambda: pipeline.keyframe_state("front", time.monotonic(), 2).number == 1)
         wait(lambda: pipeline.keyframe_state("front", time.monotonic(), 2).problem is None)
     finally:
@@ -158,8 +161,8 @@ def test_a_keyframe_is_made_on_top_of_what_is_remembered(start, engine, monkeypa
     for number, (pause, picture) in enumerate([(0, first), (1, second), (1, wide), (1, wide), (4, wide)]):
         clock.now += pause
         with pipeline.fast_thread():
-            pipeline.answer("front", picture, TASKS, 60.0, clock.now, number)
-        kept.append(pipeline._cameras["front"].slot.get().memory)
+            pipeline.answer(Ask("front", picture, TASKS, 60.0, clock.now, number))
+        kept.append(pipeline._keyframes.of["front"].slot.get().memory)
     assert [before is not None for before in befores] == [False, True, False, True, False]
     assert befores[1] is kept[0] and befores[3] is kept[2]
 
@@ -188,7 +191,7 @@ def test_a_camera_that_sees_something_else_gets_its_keyframe_early():
     def show(picture: np.ndarray, times: int, apart: float = 0.08) -> float:
         for _ in range(times):
             with pipeline.fast_thread():
-                pipeline.answer("front", picture, TASKS, 60.0, clock.now, round(clock.now * 100))
+                pipeline.answer(Ask("front", picture, TASKS, 60.0, clock.now, round(clock.now * 100)))
             clock.now += apart
         return pipeline.keyframe_state("front", clock.now, 0).match
 
@@ -221,15 +224,15 @@ def test_each_thread_is_warmed_before_its_first_picture(start, engine, monkeypat
     warmed = []
     monkeypatch.setattr(engine, "warm_up", lambda *size: warmed.append((threading.current_thread().name, size)))
     pipeline, _ = start(warm=(64, 96))
-    assert warmed == [("mila-slow", (64, 96, ("keyframe",)))]  # when the pipeline is there
+    assert warmed == [("mila-slow", (64, 96, ("keyframe",), 1))]  # when the pipeline is there
     own = threading.current_thread().name
     with pipeline.fast_thread():
-        assert warmed[1:] == [(own, (64, 96, ("look", "tell")))]
+        assert warmed[1:] == [(own, (64, 96, ("look", "tell"), 1))]
     with pipeline.fast_thread(("tell",)):
-        assert warmed[2:] == [(own, (64, 96, ("tell",)))]
+        assert warmed[2:] == [(own, (64, 96, ("tell",), 1))]
     pipeline.mode = "synchronous"  # whoever looks makes the keyframes
     with pipeline.fast_thread(("look",)):
-        assert warmed[3:] == [(own, (64, 96, ("keyframe alone", "look")))]
+        assert warmed[3:] == [(own, (64, 96, ("keyframe alone", "look"), 1))]
     monkeypatch.setattr(engine, "warm_up", lambda *size: 1 / 0)
     pipeline, clock = start(warm=(64, 96))  # what fails here fails again with a picture, and is said then
     assert frame(pipeline, clock, 1)[0].depth is not None
@@ -240,11 +243,11 @@ def test_a_frame_is_looked_at_while_the_one_before_it_is_told_of(start):
     pipeline, clock = start(mode="synchronous", period=1000.0)
     pictures = [np.full((64, 64, 3), 20 * number, np.uint8) for number in range(3)]
     with pipeline.fast_thread():
-        seen = [pipeline.look("front", x, TASKS, 60.0, clock.now, n) for n, x in enumerate(pictures)]
+        seen = [pipeline.look(Ask("front", x, TASKS, 60.0, clock.now, n)) for n, x in enumerate(pictures)]
         later = [pipeline.tell(each) for each in seen]
     pipeline, clock = start(mode="synchronous", period=1000.0)
     with pipeline.fast_thread():
-        once = [pipeline.answer("front", x, TASKS, 60.0, clock.now, n)[0] for n, x in enumerate(pictures)]
+        once = [pipeline.answer(Ask("front", x, TASKS, 60.0, clock.now, n))[0] for n, x in enumerate(pictures)]
     for a, b in zip(later, once, strict=True):
         assert a.milliseconds.keys() == b.milliseconds.keys()
         for task, values in a.by_task().items():

@@ -10,6 +10,7 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.runtime import shortage
 from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.passing import Ask
 from mila_ros.runtime.pipeline import Pipeline
 from mila_ros.runtime.shortage import Shortage, out_of_memory, tried_twice
 
@@ -90,7 +91,7 @@ class Camera:
         self.number += 1
         with self.pipeline.fast_thread():
             picture = np.full((64, 64, 3), self.number, np.uint8)
-            return self.pipeline.answer("front", picture, TASKS, 60.0, self.clock.now, self.number)[0].milliseconds
+            return self.pipeline.answer(Ask("front", picture, TASKS, 60.0, self.clock.now, self.number))[0].milliseconds
 
     def keyframe(self) -> int:
         return self.pipeline.keyframe_state("front", self.clock.now, self.number).number

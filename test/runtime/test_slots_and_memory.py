@@ -97,3 +97,19 @@ def test_closing_a_handover_wakes_both_sides():
     other.close()
     taker.join(5)
     assert got == [False, None]
+
+
+def test_all_that_wait_are_taken_at_once_and_others_waited_for_a_while():
+    slots = NewestSlots(["front", "rear", "left"])
+    slots.put("rear", 1)
+    slots.put("front", 2)
+    assert list(slots.take_all().items()) == [("rear", 1), ("front", 2)]
+    slots.put("rear", 3)
+    late = threading.Timer(0.02, lambda: (slots.put("front", 4), slots.put("left", 5)))
+    late.start()
+    assert slots.take_all(window=60.0) == {"rear": 3, "front": 4, "left": 5}  # all are there: no more waiting
+    slots.put("left", 6)
+    assert slots.take_all(window=0.001) == {"left": 6}  # silent cameras keep nobody waiting
+    slots.put("left", 7)
+    slots.close()
+    assert slots.take_all() is None

@@ -1,0 +1,121 @@
+"""Frames of several cameras on their way through a device that answers them together; only the topics are made up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from sensor_msgs.msg import Image
+
+from mila_ros.models.config import ModelConfig
+from mila_ros.models.mila import Mila
+from mila_ros.ros.cameras_in import Frame
+from mila_ros.ros.frames import Frames
+from mila_ros.runtime.engine import Engine
+from mila_ros.runtime.pipeline import Pipeline
+
+NAMES = ("front", "rear", "left")
+
+
+class Together(Engine):
+    """As on a GPU."""
+
+    batches, overlaps = True, False
+
+
+class Topics:
+    """In place of a camera's outputs: keeps what would be published."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[Any, Any]] = []
+        self.tasks = ("segmentation", "normals")
+
+    def wanted(self) -> tuple[str, ...]:
+        return self.tasks
+
+    def wants_confidence(self) -> bool:
+        return False
+
+    def publish(self, header: Any, answer: Any, *_: Any) -> int:
+        self.published.append((header, answer))
+        return 1
+
+
+def message(second: int, encoding: str = "rgb8") -> Image:
+    sent = Image(height=64, width=96, encoding=encoding, step=288, data=bytes(64 * 288))
+    sent.header.stamp.sec = second
+    return sent
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(0)
+    model = Mila(ModelConfig.from_dict(ModelConfig.tiny().to_dict() | {"working_pixels": 64 * 96})).eval()
+    engine = Together(model, "cpu", "fp32", threads=1)
+    batches: list[int] = []
+    together = engine.answer_together
+
+    def watched(pictures: list[Any], *rest: Any, **named: Any) -> Any:
+        batches.append(len(pictures))
+        return together(pictures, *rest, **named)
+
+    monkeypatch.setattr(engine, "answer_together", watched)
+    pipeline = Pipeline(engine, NAMES, period=100.0)
+    settings = SimpleNamespace(
+        batch_window=5000.0,
+        deadline=60e3,
+        depth_encoding="32FC1",
+        view_max_depth=10.0,
+        view_opacity=0.5,
+        camera=lambda name: SimpleNamespace(fallback_hfov=60.0),
+    )
+    topics, said = {name: Topics() for name in NAMES}, []
+    frames = Frames(pipeline, topics, {}, lambda: settings, lambda *what: said.append(what))
+    yield SimpleNamespace(frames=frames, topics=topics, said=said, batches=batches, settings=settings)
+    frames.close()
+    pipeline.close()
+
+
+def send(made: SimpleNamespace, second: int, **encodings: str) -> None:
+    for name in NAMES:
+        frame = Frame(message(second, encodings.get(name, "rgb8")), time.monotonic(), second)
+        made.frames.take(name, frame)
+
+
+def wait(condition: Any) -> None:
+    limit = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_cameras_are_answered_together_each_with_its_own_header(made: SimpleNamespace) -> None:
+    made.topics["left"].tasks = ("normals",)
+    send(made, 1)
+    wait(lambda: all(topics.published for topics in made.topics.values()))
+    assert sorted(made.batches) == [1, 2]
+    for topics in made.topics.values():
+        ((header, answer),) = topics.published
+        assert header.stamp.sec == 1 and set(answer.by_task()) == set(topics.tasks)
+
+
+def test_a_silent_or_broken_camera_keeps_nobody_waiting(made: SimpleNamespace) -> None:
+    made.settings.batch_window = 20.0
+    send(made, 1, rear="no_such_encoding")
+    wait(lambda: made.topics["front"].published and made.topics["left"].published)
+    assert not made.topics["rear"].published and any("no_such_encoding" in text for _, text in made.said)
+    send(made, 2)
+    wait(lambda: made.topics["rear"].published)
+
+
+def test_it_ends_while_it_waits_for_others(made: SimpleNamespace) -> None:
+    made.frames.take("front", Frame(message(1), time.monotonic(), 1))
+    time.sleep(0.2)
+    closing = threading.Thread(target=made.frames.close)
+    closing.start()
+    closing.join(3)
+    assert not closing.is_alive()
