@@ -11,7 +11,7 @@ from mila_ros.errors import UserError
 
 # verb -> module with main(argv) -> exit status, one line of help.
 VERBS = {
-    "node": ("mila_ros.ros.perception", "run the perception node: camera frames in, pictures and budget out"),
+    "node": ("mila_ros.ros.process", "run the perception node: camera frames in, pictures and budget out"),
     "play": ("mila_ros.ros.player", "publish a bag, a video file or a webcam as camera topics"),
     "record": ("mila_ros.ros.recorder", "record the node's outputs and their latency"),
     "demo": ("mila_ros.evaluation.demo", "play a clip through the node and write a report"),

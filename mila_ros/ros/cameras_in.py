@@ -15,7 +15,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from mila_ros.camera_info import CameraInfoError, intrinsics, is_rectified, window
-from mila_ros.ros.parameters import CameraSettings
+from mila_ros.ros.settings import CameraSettings
 
 # Best effort matches publishers of both kinds; a reliable subscription would not match a best-effort camera. Five, not
 # one: what the middleware replaces while the executor is busy is lost uncounted; here the newest wins all the same.

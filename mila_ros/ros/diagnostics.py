@@ -14,7 +14,7 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from mila_ros.msg import CameraBudget, ComputeBudget, StageTiming
-from mila_ros.ros.parameters import Settings
+from mila_ros.ros.settings import Settings
 from mila_ros.runtime.budget import Price
 from mila_ros.runtime.controller import Decision
 from mila_ros.runtime.engine import Engine

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mila_ros.images import ImageError, decode_color, remarks
 from mila_ros.ros.cameras_in import Calibration, CameraInput, Frame, calibrate
-from mila_ros.ros.parameters import Settings
+from mila_ros.ros.settings import Settings
 from mila_ros.ros.topics_out import CameraOutputs
 from mila_ros.runtime.keyframes import LONGEST_START, KeyframeState
 from mila_ros.runtime.meter import CameraCounts
@@ -153,7 +153,7 @@ class Frames:
         alone = self._looked is None
         with self._ready(("look", "tell") if alone else ("look",)):
             if self._pipeline.engine.batches:
-                while (waiting := self._decoded.take_all(self._settings().batch_window * 1e-3)) is not None:
+                while (waiting := self._decoded.take_all(lambda: self._settings().batch_window * 1e-3)) is not None:
                     self._answer_together(waiting)
                 return
             while (taken := self._decoded.take()) is not None:
@@ -175,14 +175,20 @@ class Frames:
                 ask = self._asked(camera, picture)
                 if ask is not None:
                     asked[camera] = ask
-        results = self._pipeline.answer_together([ask for _, ask in asked.values()])
-        for (camera, (calibration, _)), result in zip(asked.items(), results, strict=True):
-            with self._guarded(camera):
-                if isinstance(result, Exception):
-                    raise result
-                answer, broken = result
-                self._broken(camera, broken)
-                self._publish(camera, waiting[camera], calibration, answer)
+        left = dict(asked)
+        try:
+            for told in self._pipeline.answer_together([ask for _, ask in asked.values()]):
+                camera = told.ask.camera
+                calibration, _ = left.pop(camera)
+                self._broken(camera, told.broken)
+                if told.answer is None:
+                    self._failed(camera, _sentence(told.error))
+                    continue
+                with self._guarded(camera):
+                    self._publish(camera, waiting[camera], calibration, told.answer)
+        except Exception as error:
+            for camera in left:
+                self._failed(camera, _sentence(error))
 
     def _tell(self) -> None:
         """A thread: what was looked at, in its order."""
@@ -214,10 +220,8 @@ class Frames:
         """Whatever is wrong with a frame is counted and said, and the next one gets its chance."""
         try:
             yield
-        except (ImageError, ValueError) as error:  # the frame's fault
-            self._failed(camera, str(error))
         except Exception as error:
-            self._failed(camera, f"{type(error).__name__}: {error}")
+            self._failed(camera, _sentence(error))
 
     def _failed(self, camera: str, text: str) -> None:
         self._pipeline.meter.count(camera, "failed")
@@ -311,6 +315,12 @@ class Frames:
         if noted.calibrated is None or noted.calibration is None or not _same(noted.calibration, made_from):
             noted.calibration, noted.calibrated = made_from, calibrate(info, topic, size, fallback, image_topic)
         return noted.calibrated
+
+
+def _sentence(error: Exception | None) -> str:
+    """What is said of a frame that failed."""
+    own = isinstance(error, ImageError | ValueError)  # the frame's fault
+    return str(error) if own else f"{type(error).__name__}: {error}"
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:

@@ -23,6 +23,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from mila_ros.errors import UserError
 from mila_ros.images import MAX_PIXELS
 from mila_ros.models.config import TASKS
+from mila_ros.ros.settings import CameraSettings, Settings
 from mila_ros.runtime.devices import BACKENDS, PRECISIONS
 from mila_ros.runtime.pipeline import MODES
 from mila_ros.runtime.scene import FALL
@@ -160,7 +161,13 @@ SETTINGS = (
     Setting(
         "deadline", 100.0, "Milliseconds from a frame's arrival to its last output; above it counts as late.", 1.0, 60e3
     ),
-    Setting("batch_window", 1.0, "Milliseconds for which a GPU waits for other cameras' frames.", 0.0, 100.0),
+    Setting(
+        "batch_window",
+        1.0,
+        "Milliseconds for which a GPU waits for other cameras' frames, to answer them together.",
+        0.0,
+        100.0,
+    ),
     Setting(
         "device_share",
         1.0,
@@ -207,53 +214,6 @@ def camera_settings(camera: str, first: bool) -> tuple[Setting, ...]:
             170.0,
         ),
     )
-
-
-@dataclass(frozen=True)
-class CameraSettings:
-    """Parameters of one camera, ready for use."""
-
-    name: str
-    image_topic: str
-    info_topic: str
-    compressed: bool
-    fallback_hfov: float  # degrees; 0: none
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All parameters at one moment."""
-
-    autostart: bool
-    cameras: tuple[CameraSettings, ...]
-    model: str
-    tasks: tuple[str, ...]
-    device: str
-    precision: str
-    backend: str
-    threads_fast: int
-    threads_slow: int
-    threads_slow_niceness: int
-    mode: str
-    keyframe_period: float
-    keyframe_longest_period: float
-    keyframe_early: float
-    keyframe_max_age: float
-    output_scale: float
-    max_pixels: int
-    depth_encoding: str
-    confidence: bool
-    deadline: float  # ms
-    batch_window: float  # ms
-    device_share: float
-    skip_order: tuple[str, ...]
-    stale_after: float
-    view_max_depth: float
-    view_opacity: float
-
-    def camera(self, name: str) -> CameraSettings:
-        """The camera of this name."""
-        return next(camera for camera in self.cameras if camera.name == name)
 
 
 class Parameters:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from mila_ros.errors import UserError
-from mila_ros.models.config import TASKS, task_sets
+from mila_ros.models.config import task_sets
 from mila_ros.models.flops import FlopCounts, Flops
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import STRIDE
@@ -24,7 +24,7 @@ from mila_ros.runtime.passing import PARTS, Answer, Looked, Picture
 from mila_ros.runtime.shares import Shares
 from mila_ros.runtime.shortage import tried_twice
 from mila_ros.runtime.stopwatch import Stopwatch
-from mila_ros.runtime.together import stacked
+from mila_ros.runtime.together import LARGEST_BATCH, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,8 +91,7 @@ class Engine:
         self.tasks: tuple[str, ...] = model.config.tasks
         self.classes: tuple[str, ...] = model.config.classes
         self.palette: tuple[tuple[int, int, int], ...] = model.config.palette
-        release = self._compiled.release if self._compiled is not None else lambda: None
-        self.shares = Shares(self.device, threads, slow_threads, niceness, release)
+        self.shares = Shares(self.device, threads, slow_threads, niceness, self._release)
         self._dtype = DTYPES[self.precision]
         fused = fuse_for_inference(model.eval()).to(device=self.device, dtype=self._dtype)
         self.model = fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -103,6 +102,11 @@ class Engine:
         self._flops = FlopCounts(self.model)
         # By size: what a first picture gave, for threads that warm up and do not run what gives it.
         self._at_first: dict[tuple[int, int], tuple[Memory, list[Looked]]] = {}
+
+    def _release(self) -> None:
+        """A thread leaves."""
+        if self._compiled is not None:
+            self._compiled.release()
 
     def fast_thread(self) -> AbstractContextManager[None]:
         """For the thread that answers frames: its share of the machine (shares.py)."""
@@ -220,7 +224,11 @@ class Engine:
             match: also tell how alike frame and keyframe look, where the network can.
         """
         self._await(picture)
-        watch = Stopwatch(self.device)
+        return self._look(picture, memory, tasks, match, Stopwatch(self.device))
+
+    def _look(
+        self, picture: Picture, memory: Memory | None, tasks: Sequence[str], match: bool, watch: Stopwatch
+    ) -> Looked:
         features = self._running.glance(picture.tensor)
         watch.lap("fast")
         if memory is not None:
@@ -273,9 +281,9 @@ class Engine:
             confidence: also give segmentation's confidence.
             output_size: (h, w) of the answers; None: `output_scale` decides.
         """
-        return self._told(looked, tasks, [focal], confidence, output_size)[0]
+        return self._answers(looked, [looked.picture], tasks, [focal], confidence, output_size)[0]
 
-    def answer_together(
+    def answer_batch(
         self,
         pictures: Sequence[Picture],
         memories: Sequence[Memory | None],
@@ -287,50 +295,49 @@ class Engine:
         """Answer frames of several cameras at once. Arguments as for `look` and `tell`, one a frame.
 
         pictures: of one size, as the cameras sent them and as the networks see them.
-        memories: of all or (None) of none.
+        memories: alike (together.py), or (None) of none.
 
         Raises:
             ValueError: they are not alike.
         """
-        if len({(picture.size, picture.original) for picture in pictures}) != 1:
+        if len({picture.original for picture in pictures}) != 1:
             raise ValueError("frames that are answered together must have one size")
         for picture in pictures:
             self._await(picture)
-        first = pictures[0]
-        many = replace(first, tensor=stacked([picture.tensor for picture in pictures]), ready=None)
-        return self._told(self.look(many, stacked(memories), tasks, match), tasks, focals, confidence, None)
+        watch = Stopwatch(self.device)
+        many = replace(pictures[0], tensor=stacked([picture.tensor for picture in pictures]), ready=None)
+        looked = self._look(many, stacked(memories), tasks, match, watch)
+        return self._answers(looked, pictures, tasks, focals, confidence, None)
 
-    def _told(
+    def _answers(
         self,
         looked: Looked,
+        pictures: Sequence[Picture],
         tasks: Sequence[str],
         focals: Sequence[float],
         confidence: bool,
         output_size: tuple[int, int] | None,
     ) -> list[Answer]:
-        """Answers to the pictures that were looked at together, B of them; each took its share of the time."""
+        """Heads of the pictures that were looked at together; each of them took its share of the time."""
         picture, features, watch = looked.picture, looked.features, looked.watch
+        count = len(pictures)
         watch.go_on()
         size = output_size or self.output_size(*picture.original)
-        seen = [focal * picture.size[1] / picture.original[1] for focal in focals]
-        raw = self._running.answer(
-            features, tuple(tasks), torch.tensor(seen, device=self.device), size, confidence=confidence
-        )
+        # Not copied to the device, which a GPU would be waited for.
+        seen = torch.empty(count, dtype=torch.float32, device=self.device)
+        for i, focal in enumerate(focals):
+            seen[i : i + 1].fill_(focal * picture.size[1] / picture.original[1])
+        raw = self._running.answer(features, tuple(tasks), seen, size, confidence=confidence)
         watch.lap("heads")
         arrays = {name: tensor.cpu().numpy() for name, tensor in raw.items()}
+        matches = [None] * count if features.match is None else features.match.tolist()
         watch.lap("download")
         if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()
-        count = len(focals)
-        times = {"upload": picture.milliseconds} | {name: ms / count for name, ms in watch.read().items()}
+        shares = {name: milliseconds / count for name, milliseconds in watch.read().items()}
         return [
-            Answer(
-                **{name: arrays[name][i] if name in arrays else None for name in (*TASKS, "confidence")},
-                size=size,
-                milliseconds=times,
-                match=None if features.match is None else float(features.match[i]),
-            )
-            for i in range(count)
+            Answer.of(arrays, i, size, {"upload": each.milliseconds, **shares}, matches[i])
+            for i, each in enumerate(pictures)
         ]
 
     def flops(self, size: tuple[int, int], tasks: Sequence[str]) -> Flops:
@@ -368,9 +375,11 @@ class Engine:
             for each, some in [(self.recall(picture, memory), self.tasks), *product(looked, sets)]:
                 self.tell(each, some, 500.0, confidence="segmentation" in some)
         self._at_first[picture.size] = memory, looked
-        for count in range(2, cameras + 1) if self.batches and {"look", "tell"} <= set(parts) else ():
+        count = 2
+        while self.batches and {"look", "tell"} <= set(parts) and count <= min(cameras, LARGEST_BATCH):
             for known in (None, memory):
-                self.answer_together(count * [picture], count * [known], self.tasks, count * [500.0], True, match=True)
+                self.answer_batch(count * [picture], count * [known], self.tasks, count * [500.0], True, match=True)
+            count *= 2
 
     def _compile(self, height: int, width: int) -> None:
         """Have graphs for pictures of this size, where the backend wants them."""

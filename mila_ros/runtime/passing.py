@@ -3,6 +3,7 @@ looked at it, an answer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,38 @@ class Answer:
     milliseconds: dict[str, float]  # by stage
     match: float | None = None  # how alike frame and keyframe look, at most 1 (propagation.py); None: not known
 
+    @classmethod
+    def of(
+        cls,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        index: int,
+        size: tuple[int, int],
+        milliseconds: dict[str, float],
+        match: float | None,
+    ) -> Answer:
+        """One of a batch. arrays: (B, h, w[, 3]), by task, and `confidence`; those that nobody wanted are missing."""
+        found = {name: array[index] for name, array in arrays.items()}
+        return cls(
+            segmentation=found.get("segmentation"),
+            confidence=found.get("confidence"),
+            depth=found.get("depth"),
+            normals=found.get("normals"),
+            size=size,
+            milliseconds=milliseconds,
+            match=match,
+        )
+
     def by_task(self) -> dict[str, npt.NDArray[Any]]:
         """The tasks that were answered."""
         found = {"segmentation": self.segmentation, "depth": self.depth, "normals": self.normals}
         return {task: values for task, values in found.items() if values is not None}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What became of a frame that was asked about."""
+
+    ask: Ask
+    answer: Answer | None = None  # None: there is none
+    broken: str | None = None  # why the frame does not continue the one before it, in words
+    error: Exception | None = None  # why there is no answer

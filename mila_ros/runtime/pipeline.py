@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.keyframes import Keyframes, KeyframeState
 from mila_ros.runtime.meter import Meter
-from mila_ros.runtime.passing import Answer, Ask, Picture, Seen
-from mila_ros.runtime.shortage import out_of_memory, tried_twice
+from mila_ros.runtime.passing import Answer, Ask, Picture, Seen, Told
+from mila_ros.runtime.shortage import out_of_memory, tried_twice, without_frames
+from mila_ros.runtime.together import BatchSizes, shape_of
 
 MODES = ("asynchronous", "synchronous")
 
@@ -79,6 +79,7 @@ class Pipeline:
         self._clock = clock
         self._on_error = on_error
         self.meter = Meter(tuple(cameras), clock())
+        self._sizes = BatchSizes()
         self._last = {name: _Last() for name in cameras}
         self._keyframes = Keyframes(
             engine,
@@ -179,15 +180,17 @@ class Pipeline:
         Raises:
             ValueError: a picture that the networks cannot take.
         """
-        begun = self._begin(ask)
-        engine, picture, memory, tasks = self.engine, begun.picture, begun.memory, ask.tasks
+        return self._look(self._begin(ask))
+
+    def _look(self, begun: _Begun) -> Seen:
+        ask, picture, memory = begun.ask, begun.picture, begun.memory
         if begun.recalled and memory is not None:
-            looked = engine.recall(picture, memory)
+            looked = self.engine.recall(picture, memory)
         else:
             with self._keyframes.enough(ask.camera):
-                looked = tried_twice(lambda: engine.look(picture, memory, tasks, match=self.fall > 0))
+                looked = tried_twice(lambda: self.engine.look(picture, memory, ask.tasks, match=self.fall > 0))
             self._ran(begun)
-        return Seen(ask.camera, looked, tasks, ask.focal, ask.confidence, begun.broken, begun.keyframe)
+        return Seen(ask.camera, looked, ask.tasks, ask.focal, ask.confidence, begun.broken, begun.keyframe)
 
     def tell(self, seen: Seen) -> Answer:
         """The second half."""
@@ -197,56 +200,70 @@ class Pipeline:
         self._told(seen.camera, answer, seen.keyframe, looked.picture.size, tasks, looked.features.slow)
         return answer
 
-    def answer_together(self, asks: Sequence[Ask]) -> list[tuple[Answer, str | None] | Exception]:
+    def answer_together(self, asks: Sequence[Ask]) -> Iterator[Told]:
         """Answer frames of several cameras, each at most once: those that are alike go through the networks at once.
 
-        Alike are frames of one size whose tasks are the same and that all have a keyframe, or none. What cannot be
-        answered gives its error in the answer's place, and takes nothing from the others.
+        Alike are frames of one size, of which the same is wanted, with alike keyframes or none. What cannot be answered
+        comes with its error, and takes nothing from the others. Each comes as soon as it is answered.
         """
-        found: list[tuple[Answer, str | None] | Exception] = []
-        groups: dict[tuple[Any, ...], list[tuple[int, _Begun]]] = {}
-        for place, ask in enumerate(asks):
-            found.append(RuntimeError("not answered"))
+        groups: dict[Hashable, list[_Begun]] = {}
+        for ask in asks:
             try:
                 begun = self._begin(ask)
-            except Exception as error:
-                found[place] = error
+            except Exception as failure:
+                yield Told(ask, error=without_frames(failure))
                 continue
-            picture, tasks = begun.picture, tuple(sorted(ask.tasks))
-            alone = place if begun.recalled else None
-            key = (picture.size, picture.original, tasks, ask.confidence, begun.memory is None, alone)
-            groups.setdefault(key, []).append((place, begun))
-        for members in groups.values():
-            for place, result in zip((p for p, _ in members), self._together([b for _, b in members]), strict=True):
-                found[place] = result
-        return found
+            if begun.recalled:
+                yield from self._batch([begun])
+                continue
+            picture = begun.picture
+            alike = (picture.size, picture.original, ask.tasks, ask.confidence, shape_of(begun.memory))
+            groups.setdefault(alike, []).append(begun)
+        for group in groups.values():
+            for size in self._sizes.split(len(group), self._clock()):
+                part, group = group[:size], group[size:]
+                yield from self._batch(part)
 
-    def _together(self, group: Sequence[_Begun]) -> Sequence[tuple[Answer, str | None] | Exception]:
-        """Frames that are alike. Where they do not fit into memory together, halves of them."""
-        first = group[0]
-        engine, tasks, confidence = self.engine, first.ask.tasks, first.ask.confidence
-        pictures, focals = [b.picture for b in group], [b.ask.focal for b in group]
-
-        def work() -> list[Answer]:
-            if first.recalled and first.memory is not None:
-                return [engine.answer_keyframe(first.picture, first.memory, tasks, focals[0], confidence)]
-            memories = [b.memory for b in group]
-            return engine.answer_together(pictures, memories, tasks, focals, confidence, match=self.fall > 0)
-
+    def _batch(self, group: Sequence[_Begun]) -> Iterator[Told]:
+        """Frames that are alike, at once; where that fails, fewer of them."""
+        error: Exception | None = None
         try:
-            answers = tried_twice(work)
-        except Exception as error:
-            if len(group) > 1 and out_of_memory(error):
-                half = len(group) // 2
-                return [*self._together(group[:half]), *self._together(group[half:])]
+            answers = (
+                [self.tell(self._look(group[0]))] if len(group) == 1 else tried_twice(lambda: self._at_once(group))
+            )
+        except Exception as failure:
+            # What it failed with is not kept by the error: it would be in the way of what is tried now.
+            error = without_frames(failure)
+        if error is None:
+            yield from (Told(begun.ask, answer, begun.broken) for begun, answer in zip(group, answers, strict=True))
+        elif len(group) == 1:
+            yield Told(group[0].ask, None, group[0].broken, error)
+        else:
+            fewer = 1
             if out_of_memory(error):
-                self._keyframes.make_room(first.ask.camera)
-            return [error] * len(group)
+                fewer = len(group) // 2
+                self._sizes.lacked(len(group), self._clock())
+            elif self._on_error is not None:
+                text = f"{len(group)} frames cannot be answered at once: {type(error).__name__}: {error}"
+                self._on_error(group[0].ask.camera, text)
+            for at in range(0, len(group), fewer):
+                yield from self._batch(group[at : at + fewer])
+
+    def _at_once(self, group: Sequence[_Begun]) -> list[Answer]:
+        first = group[0].ask
+        answers = self.engine.answer_batch(
+            [begun.picture for begun in group],
+            [begun.memory for begun in group],
+            first.tasks,
+            [begun.ask.focal for begun in group],
+            first.confidence,
+            match=self.fall > 0,
+        )
+        self._sizes.fitted(len(group))
         for begun, answer in zip(group, answers, strict=True):
-            if not begun.recalled:
-                self._ran(begun)
-            self._told(begun.ask.camera, answer, begun.keyframe, begun.picture.size, tasks, begun.recalled)
-        return [(answer, begun.broken) for answer, begun in zip(answers, group, strict=True)]
+            self._ran(begun)
+            self._told(begun.ask.camera, answer, begun.keyframe, begun.picture.size, first.tasks, False)
+        return answers
 
     def _begin(self, ask: Ask) -> _Begun:
         """What stands between frames, and the keyframe that this one is answered from."""
@@ -268,7 +285,6 @@ class Pipeline:
                 self._keyframes.ask(camera, picture, reason, arrived, ask.frame, ask.tasks)
             memory = state.fresh(arrived, keyframe, picture.size)
             number = keyframe.number if keyframe is not None and memory is not None else None
-        self._keyframes.count(camera, picture.size, ask.tasks, arrived)
         return _Begun(ask, picture, memory, recalled, why, number)
 
     def _ran(self, begun: _Begun) -> None:
@@ -276,6 +292,7 @@ class Pipeline:
         self.meter.ran("fast", begun.picture.size, begun.ask.tasks)
         if begun.keyframe is not None:
             self.meter.ran("ila", begun.picture.size, begun.ask.tasks)
+        self._keyframes.count(begun.ask.camera, begun.picture.size, begun.ask.tasks, begun.ask.arrived)
 
     def _told(
         self,

@@ -38,6 +38,12 @@ def tried_twice(work: Callable[[], T]) -> T:
     return work()
 
 
+def without_frames(error: Exception) -> Exception:
+    """An error that holds on to nothing: its traceback would keep all that was being computed."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 class Shortage:
     """For one camera: keyframes for which memory was lacking are tried again later, each time later still."""
 

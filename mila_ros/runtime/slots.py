@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_LIVELY = 1.0
+"""Seconds after which a camera that leaves nothing is not waited for."""
 
 
 class NewestSlots(Generic[T]):
@@ -21,12 +25,17 @@ class NewestSlots(Generic[T]):
         self._waiting: dict[str, T] = {}  # insertion order is the order of service
         self._condition = threading.Condition()
         self._closed = False
+        self._since = 0.0  # when the first of those that wait came
+        self._came = dict.fromkeys(self._cameras, -math.inf)
 
     def put(self, camera: str, item: T) -> T | None:
         """Leave `item` for the worker; the item it replaces, if one was still waiting, is returned."""
         if camera not in self._cameras:
             raise KeyError(camera)
         with self._condition:
+            self._came[camera] = time.monotonic()
+            if not self._waiting:
+                self._since = self._came[camera]
             replaced = self._waiting.get(camera)
             self._waiting[camera] = item
             self._condition.notify()
@@ -41,16 +50,18 @@ class NewestSlots(Generic[T]):
             camera = next(iter(self._waiting))
             return camera, self._waiting.pop(camera)
 
-    def take_all(self, window: float = 0.0) -> dict[str, T] | None:
+    def take_all(self, window: Callable[[], float]) -> dict[str, T] | None:
         """All that wait, by camera, in the order of service; None when closed.
 
-        window: seconds for which others are waited for after the first one, unless every camera has left something.
+        window: seconds for which others are waited for from when the first one came; not for cameras that have left
+            nothing for a second.
         """
         with self._condition:
             self._condition.wait_for(lambda: self._waiting or self._closed)
-            if window > 0:
-                every = len(self._cameras)
-                self._condition.wait_for(lambda: self._closed or len(self._waiting) == every, window)
+            left = self._since + window() - time.monotonic()
+            if left > 0:
+                lively = {name for name, came in self._came.items() if came > self._since - _LIVELY}
+                self._condition.wait_for(lambda: self._closed or lively <= self._waiting.keys(), left)
             if self._closed:
                 return None
             taken, self._waiting = self._waiting, {}

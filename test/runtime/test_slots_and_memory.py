@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -100,16 +101,21 @@ def test_closing_a_handover_wakes_both_sides():
 
 
 def test_all_that_wait_are_taken_at_once_and_others_waited_for_a_while():
-    slots = NewestSlots(["front", "rear", "left"])
+    slots = NewestSlots(["front", "rear", "left", "gone"])
     slots.put("rear", 1)
     slots.put("front", 2)
-    assert list(slots.take_all().items()) == [("rear", 1), ("front", 2)]
+    assert list(slots.take_all(lambda: 0.0).items()) == [("rear", 1), ("front", 2)]
+    slots.put("left", 0)
+    assert slots.take_all(lambda: 0.0) == {"left": 0}
     slots.put("rear", 3)
-    late = threading.Timer(0.02, lambda: (slots.put("front", 4), slots.put("left", 5)))
+    late = threading.Timer(0.05, lambda: (slots.put("front", 4), slots.put("left", 5)))
     late.start()
-    assert slots.take_all(window=60.0) == {"rear": 3, "front": 4, "left": 5}  # all are there: no more waiting
+    assert slots.take_all(lambda: 60.0) == {"rear": 3, "front": 4, "left": 5}  # all that come are there
     slots.put("left", 6)
-    assert slots.take_all(window=0.001) == {"left": 6}  # silent cameras keep nobody waiting
+    time.sleep(0.05)
+    begin = time.monotonic()
+    assert slots.take_all(lambda: 0.05) == {"left": 6}  # it has waited for so long already
+    assert time.monotonic() - begin < 0.04
     slots.put("left", 7)
     slots.close()
-    assert slots.take_all() is None
+    assert slots.take_all(lambda: 1.0) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +13,9 @@ import torch
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.runtime.engine import Engine
-from mila_ros.runtime.passing import Answer, Ask
+from mila_ros.runtime.passing import Answer, Ask, Told
 from mila_ros.runtime.pipeline import Pipeline
-from mila_ros.runtime.together import stacked
+from mila_ros.runtime.together import BatchSizes, stacked
 
 from .test_pipeline import TASKS, Clock, wait
 
@@ -42,7 +44,7 @@ def test_alike_things_are_stacked_and_shared_tensors_once() -> None:
     assert stacked([{"a": (x, None)}, {"a": (y, None)}])["a"][1] is None
     assert stacked([x]) is x
     for different in ([Pair(x, x, 4), Pair(y, y, 5)], [x, None], [(x, x), (y,)]):
-        with pytest.raises(ValueError, match="cannot be answered together"):
+        with pytest.raises(ValueError, match="cannot go through a network together"):
             stacked(different)
 
 
@@ -82,11 +84,13 @@ def test_together_is_as_one_by_one(way: dict[str, object]) -> None:
         memories = [made.keyframe(p, made.keyframe(p)[0])[0] for p in keyframes]
         focals = [50.0, 100.0, 200.0]
         for known in (memories, [None] * 3):
-            together = made.answer_together(now, known, TASKS, focals, confidence=True, match=True)
+            together = made.answer_batch(now, known, TASKS, focals, confidence=True, match=True)
+            assert len({id(answer.milliseconds) for answer in together}) == 3
             for i, answer in enumerate(together):
+                assert answer.milliseconds["upload"] == now[i].milliseconds
                 assert_same(answer, made.answer(now[i], known[i], TASKS, focals[i], True, match=True))
         with pytest.raises(ValueError, match="must have one size"):
-            made.answer_together([now[0], made.upload(picture(1, (64, 64)))], [None] * 2, TASKS, focals[:2])
+            made.answer_batch([now[0], made.upload(picture(1, (64, 64)))], [None] * 2, TASKS, focals[:2])
 
 
 class Cameras:
@@ -94,14 +98,38 @@ class Cameras:
 
     names = ("front", "rear", "left", "right")
 
-    def __init__(self) -> None:
-        self.clock, self.number = Clock(), 0
-        self.engine = engine(warp=True)
-        self.pipeline = Pipeline(self.engine, self.names, period=10.0, clock=self.clock, fall=0.05)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, period: float = 10.0, **way: object) -> None:
+        self.clock, self.number, self.said = Clock(), 0, []
+        self.engine = engine(**(way or {"warp": True}))
+        self.batches: list[int] = []
+        self.fits = 100
+        """Frames at once; more are an error of the kind `fails`."""
+        self.fails: Exception = torch.OutOfMemoryError("CUDA out of memory")
+        self.alive: list[weakref.ref] = []
+        at_once = self.engine.answer_batch
 
-    def asks(self, **tasks: tuple[str, ...]) -> list[Ask]:
+        def watched(pictures: list, *rest: object, **named: object) -> list[Answer]:
+            self.batches.append(len(pictures))
+            if len(pictures) > self.fits:
+                assert not any(ref() is not None for ref in self.alive), "what failed before is still held"
+                made = torch.zeros(len(pictures))
+                self.alive.append(weakref.ref(made))
+                raise type(self.fails)(*self.fails.args)  # another one each time: an error kept is a traceback kept
+            return at_once(pictures, *rest, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(self.engine, "answer_batch", watched)
+        self.pipeline = Pipeline(
+            self.engine,
+            self.names,
+            period=period,
+            clock=self.clock,
+            fall=0.05,
+            on_error=lambda *what: self.said.append(what),
+        )
+
+    def asks(self, after: float = 0.1, **tasks: tuple[str, ...]) -> list[Ask]:
         """A frame of each camera; the last one's is of another size."""
-        self.clock.now += 0.1
+        self.clock.now += after
         self.number += 1
         made = []
         for i, name in enumerate(self.names):
@@ -109,75 +137,130 @@ class Cameras:
             made.append(Ask(name, rgb, tasks.get(name, TASKS), 60.0, self.clock.now, self.number))
         return made
 
-    def has_keyframes(self) -> bool:
-        return all(self.pipeline.keyframe_state(name, self.clock.now, 1).number for name in self.names)
+    def answered(self, asks: list[Ask]) -> dict[str, Told]:
+        self.batches.clear()
+        with self.engine.fast_thread():
+            told = {each.ask.camera: each for each in self.pipeline.answer_together(asks)}
+        assert set(told) == {ask.camera for ask in asks}
+        return told
+
+    def keyframes(self) -> list[int]:
+        return [self.pipeline.keyframe_state(name, self.clock.now, 1).number for name in self.names]
 
 
-def test_cameras_that_are_alike_go_through_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    cameras = Cameras()
+@pytest.fixture
+def cameras(monkeypatch: pytest.MonkeyPatch):
+    made: list[Cameras] = []
+
+    def make(**changes: object) -> Cameras:
+        made.append(Cameras(monkeypatch, **changes))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.pipeline.close()
+
+
+def test_cameras_that_are_alike_go_through_at_once(cameras) -> None:
+    rig = cameras()
+    first = rig.answered(rig.asks())
+    assert all(told.error is None for told in first.values())
+    wait(lambda: all(rig.keyframes()))
+    told = rig.answered(rig.asks(left=("depth",)))
+    assert rig.batches == [2]  # front and rear; of left other tasks are wanted, right is of another size
+    for each in told.values():
+        assert each.answer is not None and each.broken is None and set(each.answer.by_task()) == set(each.ask.tasks)
+        memory = rig.pipeline._keyframes.of[each.ask.camera].slot.get().memory
+        own = rig.engine.answer(rig.engine.upload(each.ask.picture), memory, each.ask.tasks, 60.0, match=True)
+        assert_same(each.answer, own)
+    window = rig.pipeline.meter.window(rig.clock.now)
+    assert window.stages["fast"].count == 8 and window.stages["ila"].count == 4
+
+
+def test_cameras_that_remember_differently_are_answered_all_the_same(cameras) -> None:
+    rig = cameras(period=1.0, frames=2)
+    rig.answered(rig.asks())
+    wait(lambda: all(rig.keyframes()))
+    for _ in range(25):  # keyframes are staggered: some cameras have two of them while others have one
+        told = rig.answered(rig.asks())
+        assert [each.error for each in told.values()] == [None] * 4
+
+
+def test_what_does_not_fit_is_halved_and_not_tried_again_for_a_while(cameras) -> None:
+    rig = cameras()
+    rig.answered(rig.asks())
+    wait(lambda: all(rig.keyframes()))
+    rig.fits = 1
+    asks = rig.asks()
+    asks[3] = Ask("right", np.zeros((8, 8, 3), np.uint8), TASKS, 60.0, rig.clock.now, rig.number)
+    told = rig.answered(asks)
+    assert rig.batches == [2, 2]  # tried twice, then each alone
+    assert isinstance(told["right"].error, ValueError) and "too small" in str(told["right"].error)
+    assert all(told[name].answer is not None for name in ("front", "rear", "left"))
+    assert rig.pipeline.keyframe_state("front", rig.clock.now, 2).problem is None
+    rig.answered(rig.asks())
+    assert rig.batches == []
+    rig.fits = 100
+    rig.answered(rig.asks(after=1.5))
+    assert rig.batches == [2]
+
+
+def test_a_batch_that_fails_otherwise_is_told_of_and_answered_one_by_one(cameras) -> None:
+    rig = cameras()
+    rig.fits, rig.fails = 1, RuntimeError("no kernel for this")
+    told = rig.answered(rig.asks())
+    assert all(each.answer is not None for each in told.values()) and rig.batches == [2]
+    assert rig.said == [("front", "2 frames cannot be answered at once: RuntimeError: no kernel for this")]
+
+
+def test_errors_hold_on_to_nothing(cameras, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = cameras()
+    kept: list[weakref.ref] = []
+
+    def glance(*_: object) -> None:
+        made = torch.zeros(3)
+        kept.append(weakref.ref(made))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(rig.engine._running, "glance", glance)
+    gc.disable()  # what only the collector frees is not free when memory is lacking
     try:
-        with cameras.engine.fast_thread():
-            first = cameras.pipeline.answer_together(cameras.asks())
-            assert not any(isinstance(result, Exception) for result in first)
-            wait(cameras.has_keyframes)
-            sizes: list[int] = []
-            together = cameras.engine.answer_together
-
-            def watched(pictures: list, *rest: object, **named: object) -> list[Answer]:
-                sizes.append(len(pictures))
-                return together(pictures, *rest, **named)  # type: ignore[arg-type]
-
-            monkeypatch.setattr(cameras.engine, "answer_together", watched)
-            asks = cameras.asks(left=("depth",))
-            results = cameras.pipeline.answer_together(asks)
-            assert sorted(sizes) == [1, 1, 2]
-            for ask, result in zip(asks, results):
-                assert not isinstance(result, Exception)
-                answer, broken = result
-                assert broken is None and set(answer.by_task()) == set(ask.tasks)
-                memory = cameras.pipeline._keyframes.of[ask.camera].slot.get().memory
-                own = cameras.engine.answer(cameras.engine.upload(ask.picture), memory, ask.tasks, 60.0, match=True)
-                assert_same(answer, own)
-        window = cameras.pipeline.meter.window(cameras.clock.now)
-        assert window.stages["ila"].count == window.stages["fast"].count - 4 == 4
+        told = rig.answered(rig.asks())
+        assert all(isinstance(each.error, torch.OutOfMemoryError) for each in told.values())
+        assert kept and not any(ref() is not None for ref in kept)
     finally:
-        cameras.pipeline.close()
+        gc.enable()
 
 
-def test_what_fails_or_does_not_fit_takes_nothing_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    cameras = Cameras()
-    try:
-        with cameras.engine.fast_thread():
-            cameras.pipeline.answer_together(cameras.asks())
-            wait(cameras.has_keyframes)
-            together, tried = cameras.engine.answer_together, []
-
-            def small(pictures: list, *rest: object, **named: object) -> list[Answer]:
-                tried.append(len(pictures))
-                if len(pictures) > 1:
-                    raise torch.OutOfMemoryError("CUDA out of memory")
-                return together(pictures, *rest, **named)  # type: ignore[arg-type]
-
-            monkeypatch.setattr(cameras.engine, "answer_together", small)
-            asks = cameras.asks()
-            asks[1] = Ask("rear", np.zeros((8, 8, 3), np.uint8), TASKS, 60.0, cameras.clock.now, cameras.number)
-            results = cameras.pipeline.answer_together(asks)
-            assert isinstance(results[1], ValueError) and "too small" in str(results[1])
-            assert [isinstance(result, Exception) for result in results] == [False, True, False, False]
-            assert tried == [2, 2, 1, 1, 1]  # twice together, then each alone; the one of another size
-            assert cameras.pipeline.keyframe_state("front", cameras.clock.now, 2).problem is None
-    finally:
-        cameras.pipeline.close()
+def test_a_keyframe_in_synchronous_mode_answers_for_itself(cameras) -> None:
+    rig = cameras()
+    rig.pipeline.mode = "synchronous"
+    told = rig.answered(rig.asks())
+    assert all(each.answer is not None and "fast" not in each.answer.milliseconds for each in told.values())
+    told = rig.answered(rig.asks())
+    assert all(each.answer is not None and "ila" in each.answer.milliseconds for each in told.values())
 
 
-def test_a_keyframe_in_synchronous_mode_answers_for_itself() -> None:
-    cameras = Cameras()
-    cameras.pipeline.mode = "synchronous"
-    try:
-        with cameras.engine.fast_thread():
-            results = cameras.pipeline.answer_together(cameras.asks())
-            assert all(not isinstance(r, Exception) and "fast" not in r[0].milliseconds for r in results)
-            results = cameras.pipeline.answer_together(cameras.asks())
-            assert all(not isinstance(r, Exception) and "ila" in r[0].milliseconds for r in results)
-    finally:
-        cameras.pipeline.close()
+def test_batches_are_powers_of_two_and_as_many_as_fit() -> None:
+    sizes = BatchSizes()
+    assert [sizes.split(n, 0.0) for n in (1, 2, 3, 7, 8, 21)] == [[1], [2], [2, 1], [4, 2, 1], [8], [8, 8, 4, 1]]
+    sizes.lacked(8, 0.0)
+    assert sizes.split(9, 0.5) == [4, 4, 1]
+    assert sizes.split(9, 1.0) == [8, 1]  # tried again
+    sizes.lacked(8, 1.0)
+    assert sizes.split(9, 2.5) == [4, 4, 1] and sizes.split(9, 3.0) == [8, 1]
+    sizes.fitted(8)
+    assert sizes.split(9, 3.1) == [8, 1]
+    sizes.lacked(2, 4.0)
+    assert sizes.split(3, 4.1) == [1, 1, 1]
+
+
+def test_all_sizes_of_batches_are_warmed_up(cameras, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = cameras()
+    monkeypatch.setattr(type(rig.engine), "batches", True)
+    with rig.engine.fast_thread():
+        rig.engine.warm_up(64, 96, ("look", "tell"), cameras=7)
+        assert rig.batches == [2, 2, 4, 4]
+        rig.batches.clear()
+        rig.engine.warm_up(64, 96, ("tell",), cameras=7)
+    assert rig.batches == []

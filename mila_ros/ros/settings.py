@@ -1,0 +1,52 @@
+"""The node's parameters at one moment, checked and ready for use (parameters.py declares and watches them)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """Parameters of one camera, ready for use."""
+
+    name: str
+    image_topic: str
+    info_topic: str
+    compressed: bool
+    fallback_hfov: float  # degrees; 0: none
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All parameters at one moment."""
+
+    autostart: bool
+    cameras: tuple[CameraSettings, ...]
+    model: str
+    tasks: tuple[str, ...]
+    device: str
+    precision: str
+    backend: str
+    threads_fast: int
+    threads_slow: int
+    threads_slow_niceness: int
+    mode: str
+    keyframe_period: float
+    keyframe_longest_period: float
+    keyframe_early: float
+    keyframe_max_age: float
+    output_scale: float
+    max_pixels: int
+    depth_encoding: str
+    confidence: bool
+    deadline: float  # ms
+    batch_window: float  # ms
+    device_share: float
+    skip_order: tuple[str, ...]
+    stale_after: float
+    view_max_depth: float
+    view_opacity: float
+
+    def camera(self, name: str) -> CameraSettings:
+        """The camera of this name."""
+        return next(camera for camera in self.cameras if camera.name == name)
