@@ -11,7 +11,7 @@ from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import Image
 
 from mila_ros.errors import UserError
-from mila_ros.ros import perception
+from mila_ros.ros.process import main
 
 from .perception_harness import (
     START_SECONDS,
@@ -97,7 +97,7 @@ def test_a_start_that_fails_ends_the_process_with_status_2(tmp_path):
 def refusal(*arguments: str) -> str:
     """Start in this process, where it must be refused; the sentence."""
     with pytest.raises(UserError) as caught:
-        perception.main(list(arguments))
+        main(list(arguments))
     return str(caught.value)
 
 
@@ -147,5 +147,5 @@ def test_wrong_ros_arguments_are_refused_with_a_sentence(tmp_path):
     assert "nowhere.yaml" in refusal("--params-file", str(tmp_path / "nowhere.yaml"))
     assert "ROS arguments" in refusal("--ros-args", "-p", "nonsense")
     with pytest.raises(SystemExit) as caught:
-        perception.main(["--nonsense"])
+        main(["--nonsense"])
     assert caught.value.code == 2
