@@ -17,7 +17,6 @@ matrix products), convolutions of the flow N * 62 900, of the residual N * 55 30
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -98,9 +97,6 @@ class FlowPropagation(Propagation):
         self.far = FlowStep(_FAR, _FAR_WIDTH, 2, begins=True)
         self.near = FlowStep(_NEAR, _NEAR_WIDTH, 1, begins=False)
         self.fuse = Joining(2 * config.channels, config.channels)
-
-    def remember(self, keyframe: Keyframe, before: Any = None) -> Keyframe:
-        return keyframe
 
     def flow(self, current: Tensor, described: Tensor) -> Tensor:
         """(B, C, H, W) twice -> (B, 2, H, W), columns and rows: from each place to where it was in the keyframe."""

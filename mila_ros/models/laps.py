@@ -15,7 +15,6 @@ Cost, for N positions a frame: LA 8 C N^2 FLOPs and the projections, 12 C^2 a po
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,9 +89,6 @@ class LapsPropagation(Propagation):
         c = config.channels
         self.leap = LeapAttention(c)
         self.fuse = Joining(2 * c, c)
-
-    def remember(self, keyframe: Keyframe, before: Any = None) -> Keyframe:
-        return keyframe
 
     def forward(
         self, current: Tensor, memory: Keyframe, tasks: Sequence[str], match: bool = False

@@ -67,11 +67,11 @@ class Propagation(nn.Module):
         return {}
 
     def remember(self, keyframe: Keyframe, before: Any = None) -> Any:
-        """Prepare a keyframe, once.
+        """Prepare a keyframe, once; as it is, where nothing is to be prepared.
 
         before: what was remembered until now; of several keyframes the last are kept, if they have this size.
         """
-        raise NotImplementedError
+        return keyframe
 
     def forward(self, current: Tensor, memory: Any, tasks: Sequence[str], match: bool = False) -> dict[str, Carried]:
         """(B, C, H, W) and what is remembered -> what is known for each of the tasks; only what these need is computed.

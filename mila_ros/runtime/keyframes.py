@@ -163,21 +163,18 @@ class Keyframes:
 
     @contextmanager
     def enough(self, camera: str) -> Iterator[None]:
-        """Around half an answer: where memory is lacking even for that, `make_room`."""
+        """Around half an answer: where memory is lacking even for that, the camera's keyframe makes room for the next
+        frame's, and the slow network waits."""
         try:
             yield
         except Exception as error:
+            state, now = self.of[camera], self._clock()
             if out_of_memory(error):
-                self.make_room(camera)
+                state.slot.forget()
+                if state.shortage.allows(now):  # else it waits already: frames fail many times a second
+                    wait = state.shortage.lacked(now)
+                    state.problem = f"no memory is left for frames: no keyframe is tried for {wait:.0f} s"
             raise
-
-    def make_room(self, camera: str) -> None:
-        """A frame had not enough memory: its camera's keyframe is let go, and the slow network waits."""
-        state, now = self.of[camera], self._clock()
-        state.slot.forget()
-        if state.shortage.allows(now):  # else it waits already: frames fail many times a second
-            wait = state.shortage.lacked(now)
-            state.problem = f"no memory is left for frames: no keyframe is tried for {wait:.0f} s"
 
     def _finished(
         self, camera: str, size: tuple[int, int], memory: Memory, frame: int, captured: float, epoch: int
