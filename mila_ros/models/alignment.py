@@ -118,7 +118,7 @@ class AlignedPropagation(Propagation):
         super().__init__()
         c = config.channels
         self.attention = attention
-        self.fuse = None if attention is not None else Joining(2 * c, c)
+        self.fuse = None if attention is not None else Joining(2 * c, config.fast_hidden_width, c)
         self.alignment = Alignment(c)
 
     def look_ups(self) -> Mapping[str, LookUp]:

@@ -57,7 +57,7 @@ class LookUp(nn.Module):
             locate=config.warp,
         )
         self.attention.start_as_look_up()
-        self.fuse = Joining(3 * c if config.warp else 2 * c, c)
+        self.fuse = Joining(3 * c if config.warp else 2 * c, config.fast_hidden_width, c)
 
     def look_up(self, current: Tensor, keyframes: KeyTiles, maps: Keyframe | None, match: bool = False) -> Carried:
         """(B, C, H, W), keyframes, and the newest one's own maps if they are to be warped."""

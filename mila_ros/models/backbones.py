@@ -34,11 +34,14 @@ class Backbone(nn.Module):
         strides: of the maps to return, ascending, each a power of two.
         pretrained: load ImageNet weights.
         drop_path: share of residual branches left out in training (stochastic depth, Huang et al. 2016).
+        trim: how many of the last blocks of the deepest stage are left out; for networks of stages of blocks.
 
     Input (B, 3, H, W), RGB in 0..1; output one (B, C_s, H/s, W/s) per stride.
     """
 
-    def __init__(self, name: str, strides: Sequence[int], pretrained: bool, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, name: str, strides: Sequence[int], pretrained: bool, drop_path: float = 0.0, trim: int = 0
+    ) -> None:
         super().__init__()
         try:
             net: Any = timm.create_model(name, pretrained=False, drop_path_rate=drop_path)
@@ -56,6 +59,14 @@ class Backbone(nn.Module):
         indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in strides]
         self.channels = tuple(channels[i] for i in indices)
         self.indices = net.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
+        if trim:
+            stages: Any = getattr(net, "blocks", None)
+            blocks = stages[-1] if isinstance(stages, nn.Sequential) else None
+            if not isinstance(blocks, nn.Sequential) or len(blocks) <= trim:
+                raise UserError(
+                    f'fast_trim: the deepest stage of "{name}" has not more than {trim} blocks to leave out'
+                )
+            stages[-1] = blocks[:-trim]
         self.net: Any = net
         # Each timm network says how its pictures were normalised; it is not the same for all.
         for key in ("mean", "std"):

@@ -61,6 +61,13 @@ class ModelConfig:
     """Channels of the stride-8 features that heads read, adversary compares and ILA carries."""
     head_channels: int = 64
     """Width of the heads, the same for both networks: the fast network's start as copies of the slow network's."""
+    fast_head_channels: int = 0
+    """Width of the fast network's heads where it is smaller; 0: `head_channels`."""
+    fast_hidden: int = 0
+    """Width of what lies before the fast network's last layer, and before the one that joins what was carried with what
+    is seen; 0: `channels`."""
+    fast_trim: int = 0
+    """How many of the last blocks of the fast backbone's deepest stage are left out."""
 
     window: int = 9
     """P: side of the square of keyframe positions that a pixel looks at, in stride-8 cells; odd."""
@@ -104,6 +111,11 @@ class ModelConfig:
             raise UserError(f"at most 255 classes fit into a mono8 picture; got {len(self.classes)}")
         if self.palette and len(self.palette) != len(self.classes):
             raise UserError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        for narrow, wide in (("fast_head_channels", self.head_channels), ("fast_hidden", self.channels)):
+            if not 0 <= getattr(self, narrow) <= wide:
+                raise UserError(f"{narrow} must be 1 to {wide}, or 0 for {wide}; got {getattr(self, narrow)}")
+        if self.fast_trim < 0:
+            raise UserError(f"fast_trim must not be negative; got {self.fast_trim}")
         if not 0.5 <= self.slow_zoom <= 4.0:
             raise UserError(f"slow_zoom must be 0.5 to 4; got {self.slow_zoom}")
         if self.window < 1 or self.window % 2 == 0:
@@ -130,6 +142,16 @@ class ModelConfig:
             raise UserError(f"reach: {self.reach} searches one keyframe, not {self.frames}: set frames to 1")
         if self.keys not in ("fast", "slow"):
             raise UserError(f'keys must be "fast" or "slow"; got "{self.keys}"')
+
+    @property
+    def fast_head_width(self) -> int:
+        """Channels of the fast network's heads."""
+        return self.fast_head_channels or self.head_channels
+
+    @property
+    def fast_hidden_width(self) -> int:
+        """Channels before the last layers of the fast network and of what joins."""
+        return self.fast_hidden or self.channels
 
     @property
     def carries_details(self) -> bool:

@@ -96,7 +96,7 @@ class FlowPropagation(Propagation):
         super().__init__()
         self.far = FlowStep(_FAR, _FAR_WIDTH, 2, begins=True)
         self.near = FlowStep(_NEAR, _NEAR_WIDTH, 1, begins=False)
-        self.fuse = Joining(2 * config.channels, config.channels)
+        self.fuse = Joining(2 * config.channels, config.fast_hidden_width, config.channels)
 
     def flow(self, current: Tensor, described: Tensor) -> Tensor:
         """(B, C, H, W) twice -> (B, 2, H, W), columns and rows: from each place to where it was in the keyframe."""

@@ -35,20 +35,20 @@ class Heads(nn.Module):
     Args:
         config: tasks and classes.
         detail_in: channels of the network's own stride-4 map.
+        channels: width.
         carried_in: channels of a keyframe's, which is read beside it; 0: none is.
     """
 
-    def __init__(self, config: ModelConfig, detail_in: int, carried_in: int = 0) -> None:
+    def __init__(self, config: ModelConfig, detail_in: int, channels: int, carried_in: int = 0) -> None:
         super().__init__()
         self.detail_in, self.carried_in = detail_in, carried_in
         outputs = {"segmentation": len(config.classes), "depth": 1, "normals": 3}
-        channels = config.head_channels
         self.detail = ConvBlock(detail_in + carried_in, channels, relu=False)
         self.tasks = nn.ModuleDict({task: Head(config.channels, channels, outputs[task]) for task in config.tasks})
 
     @torch.no_grad()
     def start_from(self, trained: Heads) -> None:
-        """Take over another network's trained heads.
+        """Take over another network's trained heads, of this width.
 
         Its details are read where they are carried along; own ones start by adding nothing. Where none are carried,
         what they added starts as their mean.

@@ -88,7 +88,7 @@ class LapsPropagation(Propagation):
         super().__init__()
         c = config.channels
         self.leap = LeapAttention(c)
-        self.fuse = Joining(2 * c, c)
+        self.fuse = Joining(2 * c, config.fast_hidden_width, c)
 
     def forward(
         self, current: Tensor, memory: Keyframe, tasks: Sequence[str], match: bool = False

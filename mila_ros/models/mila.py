@@ -49,11 +49,11 @@ class Mila(nn.Module):
         self.slow = SlowNetwork(
             config.slow_backbone, config.slow_channels, c, config.pretrained, tasks, config.slow_zoom
         )
-        self.fast = FastNetwork(config.fast_backbone, c, config.pretrained)
+        self.fast = FastNetwork.of(config, config.pretrained)
         self.propagation = make_propagation(config)
-        self.slow_heads = Heads(config, self.slow.detail_channels)
+        self.slow_heads = Heads(config, self.slow.detail_channels, config.head_channels)
         carried = self.slow.detail_channels if config.carries_details else 0
-        self.fast_heads = Heads(config, self.fast.detail_channels, carried)
+        self.fast_heads = Heads(config, self.fast.detail_channels, config.fast_head_width, carried)
 
     def keyframe(self, image: Tensor, before: Memory | None = None) -> Memory:
         """Run the slow network on (B, 3, H, W), RGB in 0..1; any H, W; and prepare what it saw for look-up.

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mila_ros.models.backbones import Backbone
+from mila_ros.models.config import ModelConfig
 from mila_ros.models.cross_attention import SequentialCrossAttention
 from mila_ros.models.layers import ConvBlock, PyramidContext, ResidualBlock, resize, separable
 from mila_ros.models.propagation import Carried
@@ -109,9 +110,14 @@ class FastNetwork(nn.Module):
 
     quarter: Tensor
 
-    def __init__(self, backbone: str, channels: int, pretrained: bool) -> None:
+    def __init__(self, backbone: str, channels: int, hidden: int, trim: int, pretrained: bool) -> None:
+        """
+        hidden: channels before the last layer.
+        trim: how many of the last blocks of the backbone's deepest stage are left out.
+        """
         super().__init__()
-        self.backbone = Backbone(backbone, (2, 4, 8, 16), pretrained)  # 4, 8, 16, 32 of the full picture
+        strides = (2, 4, 8, 16)  # 4, 8, 16, 32 of the full picture
+        self.backbone = Backbone(backbone, strides, pretrained, trim=trim)
         c4, c8, c16, c32 = self.backbone.channels
         self.detail_channels = c4
         self.lateral32 = ConvBlock(c32, channels // 2)
@@ -119,8 +125,13 @@ class FastNetwork(nn.Module):
         self.merge16 = separable(channels // 2, channels // 2, 5)
         self.lateral8 = ConvBlock(c8, channels // 2)
         # Ends without ReLU: what it is to resemble, the slow network's features, has both signs.
-        self.merge8 = nn.Sequential(separable(channels // 2, channels), nn.Conv2d(channels, channels, 1))
+        self.merge8 = nn.Sequential(separable(channels // 2, hidden), nn.Conv2d(hidden, channels, 1))
         self.register_buffer("quarter", torch.full((1, 1, 1, 1), 0.25), persistent=False)
+
+    @classmethod
+    def of(cls, config: ModelConfig, pretrained: bool) -> FastNetwork:
+        """As a configuration has it."""
+        return cls(config.fast_backbone, config.channels, config.fast_hidden_width, config.fast_trim, pretrained)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W), RGB in 0..1, H and W multiples of 32 -> (B, C, H/8, W/8), (B, C_d, H/4, W/4)."""

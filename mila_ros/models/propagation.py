@@ -47,9 +47,9 @@ class Joining(nn.Sequential):
     So training starts from what was carried, the slow network's quality, and not from noise.
     """
 
-    def __init__(self, channels_in: int, channels: int) -> None:
-        last = nn.Conv2d(channels, channels, 1)
-        super().__init__(ConvBlock(channels_in, channels), last)
+    def __init__(self, channels_in: int, hidden: int, channels: int) -> None:
+        last = nn.Conv2d(hidden, channels, 1)
+        super().__init__(ConvBlock(channels_in, hidden), last)
         self.scale(0.0)
 
     @torch.no_grad()

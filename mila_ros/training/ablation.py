@@ -61,7 +61,7 @@ def begun_anew(start: str, path: Path, seed: int = 0) -> Path:
     model.slow.load_state_dict(trained.slow.state_dict())
     model.slow_heads.load_state_dict(trained.slow_heads.state_dict())
     try:
-        model.fast = FastNetwork(model.config.fast_backbone, model.config.channels, pretrained=True)
+        model.fast = FastNetwork.of(model.config, pretrained=True)
     except UserError as error:
         print(f"the fast network begins with random weights: {error}", file=sys.stderr)
     save_model(model, path, {"stages": ["slow"]})

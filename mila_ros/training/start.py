@@ -12,13 +12,17 @@ from torch import nn
 from mila_ros.errors import UserError
 from mila_ros.models.checkpoint import load_model, read_header, resolve
 from mila_ros.models.config import ModelConfig, model_changes
+from mila_ros.models.heads import Heads
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import SlowNetwork
 from mila_ros.training.depth_scale import rescale
+from mila_ros.training.narrow import narrow, narrow_heads
 from mila_ros.training.settings import TrainSettings
 from mila_ros.worlds.labels import load_labels
 
-CARRYING = ("attention", "frames", "window", "reach", "keys", "tile", "warp", "propagation")
+NARROWER = ("fast_head_channels", "fast_hidden", "fast_trim")
+"""Model settings of the fast network's size; it may be made smaller on the way (narrow.py)."""
+CARRYING = ("attention", "frames", "window", "reach", "keys", "tile", "warp", "propagation", *NARROWER)
 """Model settings that may be changed on the way: they are about how features are carried, not about what they are."""
 
 
@@ -45,12 +49,32 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
         more = ("cross_attention",) if settings.stage == "slow" else ()
         model = carried_otherwise(trained, changes, (*CARRYING, *more))
         anew = "fast" not in stages if settings.copy_heads is None else settings.copy_heads
+        if (
+            settings.stage == "fast"
+            and model.config.fast_head_width < model.config.head_channels
+            and settings.blend < 1
+        ):
+            raise UserError(
+                "blend below 1 goes back to the slow network's heads, which are wider than fast heads of "
+                f"fast_head_channels: {model.config.fast_head_channels}: set it to 1"
+            )
         if settings.stage == "fast" and anew:
-            model.fast_heads.start_from(model.slow_heads)
+            heads_from_slow(model)
         return model
     labels = load_labels(settings.labels)
     values: dict[str, Any] = {"pretrained": True, "classes": labels.classes, "palette": labels.palette}
     return Mila(ModelConfig.from_dict(values | settings.model))
+
+
+def heads_from_slow(model: Mila) -> None:
+    """Let the fast heads begin as copies of the slow ones, where they are narrower as the most of them."""
+    heads = model.fast_heads
+    if model.config.fast_head_width == model.config.head_channels:
+        heads.start_from(model.slow_heads)
+        return
+    wide = Heads(model.config, heads.detail_in, model.config.head_channels, heads.carried_in)
+    wide.start_from(model.slow_heads)
+    narrow_heads(wide, heads)
 
 
 def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[str] = CARRYING) -> Mila:
@@ -77,10 +101,18 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[
     model.load_state_dict(_fitted(weights, model))
     if model.config.propagation == trained.config.propagation:  # else names may be alike and mean something else
         model.propagation.load_state_dict(_fitted(trained.propagation.state_dict(), model.propagation))
+    before, now = trained.config, model.config
+    if now.fast_head_width > before.fast_head_width or now.fast_hidden_width > before.fast_hidden_width:
+        raise UserError("fast_head_channels, fast_hidden: a trained network's can be made smaller, not larger")
+    if now.fast_trim < before.fast_trim:
+        raise UserError(
+            f"fast_trim: blocks that a trained network has not cannot be put back; it has {before.fast_trim}"
+        )
     known = trained.propagation.look_ups()
     for name, part in model.propagation.look_ups().items() if known else ():
         source = known.get(name) or known.get("all") or next(iter(known.values()))
         part.load_state_dict(_fitted(source.state_dict(), part))
+    narrow(trained, model)
     return model
 
 
