@@ -264,7 +264,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--backend", default="auto", help="eager, openvino or auto (default: auto, as the node)")
+    parser.add_argument("--backend", default="auto", help="eager, openvino, onnxruntime or auto, as the node (default)")
     parser.add_argument("--output-scale", type=float, default=0.5, help="as the node's parameter (default 0.5)")
     parser.add_argument("--max-pixels", type=int, default=307_200, help="as the node's parameter (default 307200)")
     parser.add_argument("--seconds", type=float, default=90.0, help="of measuring the methods (default 90)")

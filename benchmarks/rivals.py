@@ -244,7 +244,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--backend", default="auto", help="eager, openvino or auto, as the node (default)")
+    parser.add_argument("--backend", default="auto", help="eager, openvino, onnxruntime or auto, as the node (default)")
     parser.add_argument("--rounds", type=int, default=5, help="of ten frames of MILA and one of each rival (default 5)")
     parser.add_argument("--out", type=Path, default=OUT / "rivals.json")
     options = parser.parse_args(argv)

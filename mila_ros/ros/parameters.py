@@ -105,7 +105,8 @@ SETTINGS = (
     Setting(
         "backend",
         "auto",
-        "What runs the networks: eager (PyTorch) or openvino; auto: openvino on an x86 CPU where it is installed.",
+        "What runs the networks: eager (PyTorch), openvino (CPU), onnxruntime (GPU, by TensorRT where it is found); "
+        "auto: openvino on an x86 CPU where it is installed, else eager.",
         choices=BACKENDS,
         fixed=True,
     ),

@@ -11,7 +11,7 @@ import torch
 from mila_ros.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-BACKENDS = ("auto", "eager", "openvino")
+BACKENDS = ("auto", "eager", "openvino", "onnxruntime")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -47,18 +47,24 @@ def fast_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
 
 
-def pick_precision(name: str, device: torch.device) -> str:
+def pick_precision(name: str, device: torch.device, backend: str = "eager") -> str:
     """fp32, bf16 or fp16. auto: bf16 where the hardware computes in it, else fp16 on a GPU and fp32 on a CPU.
 
+    ONNX Runtime has no bf16: auto is fp16 on a GPU there, and fp32 on a CPU.
+
     Raises:
-        UserError: the name is unknown, or the device cannot compute in this precision.
+        UserError: the name is unknown, or the device, or what runs the networks, cannot compute in this precision.
     """
     if name not in PRECISIONS:
         raise UserError(f'unknown precision "{name}"; use {", ".join(PRECISIONS)}')
+    without = backend == "onnxruntime"
     if name == "auto":
-        return "bf16" if fast_bf16(device) else "fp16" if device.type == "cuda" else "fp32"
+        bf16 = not without and fast_bf16(device)
+        return "bf16" if bf16 else "fp16" if device.type == "cuda" else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UserError("precision fp16 needs a GPU; on the CPU use bf16, fp32 or auto")
+    if name == "bf16" and without:
+        raise UserError("backend onnxruntime does not compute in bf16: use fp32 (on a GPU also fp16) or auto")
     return name
 
 
@@ -68,19 +74,23 @@ def give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
+_NEEDED = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnxscript")}
+
+
 def pick_backend(name: str, device: torch.device) -> str:
-    """eager (PyTorch) or openvino. auto: openvino on an x86 CPU where it is installed, else eager.
+    """eager (PyTorch), openvino or onnxruntime. auto: openvino on an x86 CPU where it is installed, else eager.
 
     Raises:
         UserError: the name is unknown, or it cannot be had here.
     """
     if name not in BACKENDS:
         raise UserError(f'unknown backend "{name}"; use {", ".join(BACKENDS)}')
-    there = importlib.util.find_spec("openvino") is not None
+    lacking = {of: [m for m in needed if importlib.util.find_spec(m) is None] for of, needed in _NEEDED.items()}
     if name == "auto":
-        return "openvino" if there and device.type == "cpu" and platform.machine() in ("x86_64", "AMD64") else "eager"
+        fits = device.type == "cpu" and platform.machine() in ("x86_64", "AMD64")
+        return "openvino" if fits and not lacking["openvino"] else "eager"
     if name == "openvino" and device.type != "cpu":
-        raise UserError(f"backend openvino is for the CPU, not for {device}; use eager or auto")
-    if name == "openvino" and not there:
-        raise UserError("backend openvino is not installed: pip install openvino; or use eager")
+        raise UserError(f"backend openvino is for the CPU, not for {device}; use onnxruntime, eager or auto")
+    if lacking.get(name):
+        raise UserError(f"backend {name} is not installed: pip install {' '.join(lacking[name])}; or use eager")
     return name

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mila_ros.models.mila import Memory, Mila
-    from mila_ros.runtime.openvino_backend import OpenVinoBackend
+    from mila_ros.runtime.graph_backend import GraphBackend
 
 SMALLEST_SIDE = 32  # of a picture that the networks' pyramids can hold
 
@@ -53,7 +53,7 @@ class Engine:
             is best by far: two that share a core with the slow network wait for it at every operator.
         slow_threads: CPU threads of the slow network in its own thread; 0: half the cores, at least one.
         niceness: how far the slow network's thread gives way on the CPU (0: not, 19: to everything).
-        backend: eager (PyTorch), openvino, or auto (devices.py).
+        backend: eager (PyTorch), openvino, onnxruntime, or auto (devices.py).
         say: takes a sentence about what takes long, or goes another way than was asked for.
 
     Raises:
@@ -74,18 +74,18 @@ class Engine:
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.device = pick_device(device)
-        self.precision = pick_precision(precision, self.device)
         self.backend = pick_backend(backend, self.device)
+        self.precision = pick_precision(precision, self.device, self.backend)
         self._insists = backend == self.backend
         self._say = say or (lambda _: None)
-        self._compiled: OpenVinoBackend | None = None
-        if self.backend == "openvino":
+        self._compiled: GraphBackend | None = None
+        if self.backend != "eager":
             try:
-                from mila_ros.runtime.openvino_backend import OpenVinoBackend
+                from mila_ros.runtime.graph_backend import GraphBackend
 
-                self._compiled = OpenVinoBackend(model, self.precision, self._say)
-            except Exception as error:  # an installation that cannot be loaded
-                self._do_without(UserError(f"backend openvino cannot be used: {error}"))
+                self._compiled = GraphBackend(model, self.backend, self.device, self.precision, self._say)
+            except Exception as error:
+                self._do_without(UserError(f"backend {self.backend} cannot be used: {error}"))
         self.output_scale = output_scale
         self.max_pixels = max_pixels
         self.tasks: tuple[str, ...] = model.config.tasks
@@ -206,8 +206,8 @@ class Engine:
 
     @property
     def batches(self) -> bool:
-        """Whether frames of several cameras are answered sooner together: on a GPU, for which one is little."""
-        return self.device.type == "cuda"
+        """Whether cameras' frames are answered sooner together: on a GPU, by PyTorch (graphs are for one picture)."""
+        return self.device.type == "cuda" and self._compiled is None
 
     @property
     def overlaps(self) -> bool:

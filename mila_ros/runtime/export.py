@@ -18,7 +18,6 @@ import importlib.util
 import json
 import shutil
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,10 @@ from mila_ros.models.checkpoint import load_model, resolve
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import Memory, Mila
 from mila_ros.models.networks import Features
+from mila_ros.runtime.onnx_files import OPSET, write_onnx
 from mila_ros.runtime.parts import look_up_tensors, look_ups_with
 
 FORMAT = "mila_ros/onnx/1"
-OPSET = 18
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 # How far the other runtime may be off: metres relative, parts of a unit vector, share of pixels; the memory.
 _DEPTH_APART, _NORMALS_APART, _CLASSES_APART = 1e-3, 1e-2, 1e-3
@@ -141,8 +140,8 @@ def export(
         expected = {"slow": slow(image, focal), "fast": fast(later, focal, *remembered)}
     with tempfile.TemporaryDirectory() as made:
         work = Path(made)
-        _write(slow, given["slow"], work / "slow.onnx", ["image", "focal"], [*tasks, *names])
-        _write(fast, given["fast"], work / "fast.onnx", ["image", "focal", *names], tasks)
+        write_onnx(slow, given["slow"], work / "slow.onnx", ["image", "focal"], [*tasks, *names])
+        write_onnx(fast, given["fast"], work / "fast.onnx", ["image", "focal", *names], tasks)
         outputs = {"slow": [*tasks, *names], "fast": tasks}
         apart = {kind: _apart(work / f"{kind}.onnx", given[kind], expected[kind], outputs[kind]) for kind in given}
         facts = (known or {}) | {
@@ -169,22 +168,6 @@ def export(
         except OSError as error:
             raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     return facts
-
-
-def _write(graph: nn.Module, given: tuple[Tensor, ...], path: Path, inputs: list[str], outputs: list[str]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's about its own
-        program = torch.onnx.export(
-            graph,
-            given,
-            input_names=inputs,
-            output_names=outputs,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.save(str(path), external_data=False)
 
 
 def _apart(path: Path, given: tuple[Tensor, ...], expected: tuple[Tensor, ...], outputs: list[str]) -> dict[str, float]:

@@ -35,13 +35,14 @@ def graphs(model: Mila, height: int, width: int) -> dict[str, Graph]:
     """The parts that can leave PyTorch, by name.
 
     Args:
-        model: in evaluation mode, in single precision, on the CPU.
+        model: in evaluation mode, on the CPU; graphs have its precision.
         height, width: of the picture behind `pad_to_stride`, so multiples of 32.
     """
     if height % STRIDE or width % STRIDE:
         raise ValueError(f"{width}x{height}: a padded picture's sides are multiples of {STRIDE}")
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    image = image.contiguous(memory_format=torch.channels_last)
+    kind = next(model.parameters()).dtype
+    image = image.to(kind).contiguous(memory_format=torch.channels_last)
     tasks = model.config.tasks
     with torch.no_grad():
         fast, slow = model.fast(image), model.slow(image)

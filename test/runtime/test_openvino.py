@@ -14,68 +14,14 @@ import pytest
 import torch
 
 from mila_ros.errors import UserError
-from mila_ros.models.config import ModelConfig
-from mila_ros.models.mila import Mila
-from mila_ros.runtime import openvino_backend, openvino_graphs
+from mila_ros.runtime import graph_cache, openvino_runtime
 from mila_ros.runtime.devices import pick_backend
-from mila_ros.runtime.engine import Engine
-from mila_ros.runtime.openvino_graphs import GraphCache
+from mila_ros.runtime.graph_cache import GraphCache
 from mila_ros.runtime.parts import FAST, PROPAGATION, graphs
-from mila_ros.runtime.passing import Answer
+
+from .tiny_engine import SEARCHED, SIZE, TASKS, answers, assert_alike, engine, pictures, tiny
 
 pytest.importorskip("openvino")
-SIZE = (64, 96)
-TASKS = ("segmentation", "depth", "normals")
-
-
-def tiny(**changes: object) -> Mila:
-    torch.manual_seed(0)
-    values = ModelConfig.tiny().to_dict() | {"working_pixels": SIZE[0] * SIZE[1]} | changes
-    model = Mila(ModelConfig.from_dict(values))
-    for parameter in model.propagation.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.half())  # as checkpoints keep them
-    return model.eval()
-
-
-def pictures() -> tuple[np.ndarray, np.ndarray]:
-    """Shapes, and the same a little further: in mere noise every rounding finds another place."""
-    coarse = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(1))
-    fine = torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear")[0].permute(1, 2, 0)
-    first = (fine * 255).byte().numpy()
-    return first, np.roll(first, (8, 16), (0, 1))
-
-
-def engine(model: Mila, backend: str, precision: str = "fp32", said: list[str] | None = None) -> Engine:
-    say = None if said is None else said.append
-    return Engine(model, "cpu", precision, threads=1, slow_threads=1, backend=backend, say=say)
-
-
-def answers(made: Engine, tasks: tuple[str, ...] = TASKS, confidence: bool = False) -> tuple[Answer, Answer, Answer]:
-    """Of a keyframe, of a frame without one, and of a frame after it."""
-    first, later = pictures()
-    with made.fast_thread():
-        made.warm_up(*SIZE)
-        picture = made.upload(first)
-        memory, _ = made.keyframe(picture)
-        one = made.answer_keyframe(picture, memory, tasks, 100.0, confidence)
-        alone = made.answer(made.upload(later), None, tasks, 100.0, confidence)
-        return one, alone, made.answer(made.upload(later), memory, tasks, 100.0, confidence, match="depth" in tasks)
-
-
-def assert_alike(a: Answer, b: Answer, rtol: float, apart: float) -> None:
-    assert a.by_task().keys() == b.by_task().keys()
-    if a.segmentation is not None:
-        assert b.segmentation is not None and (a.segmentation != b.segmentation).mean() <= apart
-    for x, y in ((a.depth, b.depth), (a.normals, b.normals), (a.confidence, b.confidence)):
-        assert (x is None) == (y is None)
-        if x is not None and y is not None:
-            np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol)
-    assert (a.match is None) == (b.match is None)
-    if a.match is not None and b.match is not None:
-        assert a.match == pytest.approx(b.match, abs=rtol)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,9 +31,6 @@ def cache(tmp_path_factory):
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder / "mila_ros" / "openvino"
-
-
-SEARCHED = {"warp": True, "reach": 4}
 
 
 @pytest.mark.parametrize(
@@ -177,11 +120,11 @@ def test_several_pictures_at_once_are_left_to_pytorch() -> None:
 
 
 def test_graphs_are_kept_and_made_anew_when_damaged(cache: Path) -> None:
-    kept = GraphCache(tiny(**SEARCHED))
+    kept = GraphCache(tiny(**SEARCHED), "openvino")
     found = kept.make(*SIZE)
     assert FAST in found and kept.folder.parent == cache
     times = {path: path.stat().st_mtime_ns for path in found.values()}
-    assert GraphCache(tiny(**SEARCHED)).make(*SIZE) == found
+    assert GraphCache(tiny(**SEARCHED), "openvino").make(*SIZE) == found
     assert times == {path: path.stat().st_mtime_ns for path in found.values()}
     found[FAST].with_suffix(".bin").write_bytes(b"rubbish")
     assert kept.find(*SIZE) is None
@@ -195,20 +138,23 @@ def test_other_weights_have_other_graphs() -> None:
     one, other = tiny(), tiny()
     with torch.no_grad():
         next(other.parameters()).add_(1e-3)
-    assert GraphCache(one).folder != GraphCache(other).folder
-    assert GraphCache(one).folder == GraphCache(tiny()).folder
+    assert GraphCache(one, "openvino").folder != GraphCache(other, "openvino").folder
+    assert GraphCache(one, "openvino").folder == GraphCache(tiny(), "openvino").folder
 
 
 def test_graphs_that_nobody_uses_any_more_are_removed(tmp_path: Path) -> None:
-    old, new = GraphCache(tiny(), tmp_path), GraphCache(tiny(head_channels=16), tmp_path)
+    old, new = (
+        GraphCache(tiny(), "openvino", folder=tmp_path),
+        GraphCache(tiny(head_channels=16), "openvino", folder=tmp_path),
+    )
     long_ago = time.time() - 40 * 24 * 3600
     os.utime(old.folder / "weights.safetensors", (long_ago, long_ago))
-    GraphCache(tiny(head_channels=24), tmp_path)
+    GraphCache(tiny(head_channels=24), "openvino", folder=tmp_path)
     assert not old.folder.exists() and new.folder.is_dir()
 
 
 def test_an_installation_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_backend, "import_openvino", lambda: 1 / 0)
+    monkeypatch.setattr(openvino_runtime, "import_openvino", lambda: 1 / 0)
     said: list[str] = []
     if pick_backend("auto", torch.device("cpu")) == "openvino":
         assert engine(tiny(), "auto", said=said).backend == "eager"
@@ -219,7 +165,7 @@ def test_an_installation_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    kept = GraphCache(tiny(), tmp_path / "file")
+    kept = GraphCache(tiny(), "openvino", folder=tmp_path / "file")
     assert kept.folder.is_dir() and tmp_path not in kept.folder.parents
 
 
@@ -227,7 +173,7 @@ def test_what_cannot_be_compiled_is_answered_by_pytorch(monkeypatch: pytest.Monk
     def failing(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 1, "", "Traceback\nRuntimeError: no rule for this operation")
 
-    monkeypatch.setattr(openvino_graphs.subprocess, "run", failing)
+    monkeypatch.setattr(graph_cache.subprocess, "run", failing)
     said: list[str] = []
     made = engine(tiny(head_channels=16), "auto", said=said)
     if made.backend == "eager":
@@ -251,7 +197,7 @@ def test_names_of_backends() -> None:
 
 def test_importing_openvino_reports_nothing() -> None:
     code = (
-        "import sys; from mila_ros.runtime.openvino_graphs import import_openvino; import_openvino();"
+        "import sys; from mila_ros.runtime.openvino_runtime import import_openvino; import_openvino();"
         "print([name for name, module in sys.modules.items() if 'openvino_telemetry' in name and module is not None])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

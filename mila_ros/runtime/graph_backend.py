@@ -1,12 +1,8 @@
-"""A network's parts run by OpenVINO, on a CPU: the same answers in about half of PyTorch's time.
+"""A network's parts run by another runtime than PyTorch (openvino_runtime.py, onnx_runtime.py): the same answers.
 
-What it gains are not the products, which both leave to oneDNN, but everything around them: activations and additions
-run inside convolutions, a part is one call instead of a hundred, and Python (with its lock, for which other threads
-wait) has no share in it.
-
-Parts are taken over where their graph for this size of picture is there (openvino_graphs.py). Where it is not, and
-where something cannot leave PyTorch (parts.py says what), PyTorch answers; graphs for another size than the one that
-was prepared are made beside it.
+Parts are taken over where their graph for this size of picture is there (graph_cache.py). Where it is not, and where
+something cannot leave PyTorch (parts.py says what), PyTorch answers; graphs for another size than the one that was
+prepared are made beside it.
 """
 
 from __future__ import annotations
@@ -17,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +21,7 @@ from mila_ros.models.heads import Heads
 from mila_ros.models.layers import check_same_size
 from mila_ros.models.mila import Mila
 from mila_ros.models.propagation import Carried, Keyframe, Propagation
-from mila_ros.runtime.openvino_graphs import GraphCache, import_openvino
+from mila_ros.runtime.graph_cache import RUNTIMES, GraphCache
 from mila_ros.runtime.parts import (
     FAST,
     FAST_HEADS,
@@ -39,38 +34,42 @@ from mila_ros.runtime.parts import (
     looked_up,
     propagation_inputs,
 )
+from mila_ros.runtime.runtimes import Request
 
 _Size = tuple[int, int]
 _COARSE, _FINE = 8, 4
 """Strides of coarse and of detail maps."""
 _KEPT = 32
 """Parts, sizes and sets of outputs that a thread keeps compiled."""
-_MAPS = ("coarse", "carried", "detail")
-"""What names of outputs that go into another part begin with; others leave the network, in single precision."""
 
 
-class OpenVinoBackend:
+class GraphBackend:
     """The parts of one network. Safe for several threads: each that runs a part has it compiled for itself.
 
     Args:
         model: as it was loaded (not fused), in evaluation mode.
-        precision: fp32 or bf16.
+        runtime: "openvino" or "onnxruntime".
+        device: of the tensors.
+        precision: of the network.
         say: takes a sentence when graphs have to be made, and when they cannot be.
-        cache: folder of graphs; None: the user's (openvino_graphs.py).
+        cache: folder of graphs; None: the user's (graph_cache.py).
+
+    Raises:
+        Exception: the runtime cannot be loaded.
     """
 
     def __init__(
         self,
         model: Mila,
+        runtime: str,
+        device: torch.device,
         precision: str,
         say: Callable[[str], None] | None = None,
         cache: Path | None = None,
     ) -> None:
-        self._openvino = import_openvino()
-        self._core = self._openvino.Core()
-        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self._runtime = RUNTIMES[runtime](device, precision)
         self._say = say or (lambda _: None)
-        self._cache = GraphCache(model, cache)
+        self._cache = GraphCache(model, runtime, precision, cache)
         self._graphs: dict[_Size, Mapping[str, Path]] = {}
         """By size; empty where they cannot be made."""
         self._making: set[_Size] = set()
@@ -94,7 +93,7 @@ class OpenVinoBackend:
         return running
 
     def prepare(self, height: int, width: int) -> None:
-        """Make the graphs for pictures of this size (padded) if they are not there yet; takes some ten seconds then.
+        """Make the graphs for pictures of this size (padded) if they are not there yet; takes up to a minute then.
 
         Raises:
             UserError: they cannot be made. PyTorch answers, then.
@@ -107,7 +106,7 @@ class OpenVinoBackend:
             known = self._cache.find(height, width)
             if known is None:
                 self._say(
-                    f"compiling the network for pictures of {width}x{height}: once, some ten seconds "
+                    f"compiling the network for pictures of {width}x{height}: once, up to a minute "
                     f"(kept in {self._cache.folder})"
                 )
             found = known or self._cache.make(height, width)
@@ -135,14 +134,17 @@ class OpenVinoBackend:
             return None
         if part not in graphs or len(next(iter(given.values()))) != 1:
             return None
-        requests: dict[Any, _Request] = getattr(self._own, "requests", {})
+        requests: dict[Any, Request] = getattr(self._own, "requests", {})
         key = (part, size, tuple(wanted), torch.get_num_threads())
         if key not in requests:
             try:
-                made = _Request(self._openvino, self._core, graphs[part], wanted, self._dtype)
+                made = self._runtime.open(graphs[part], wanted)
             except Exception as error:
                 self._graphs[size] = {}
-                self._say(f"OpenVINO cannot run the network at {size[1]}x{size[0]}: {error}; PyTorch answers instead")
+                self._say(
+                    f"{self._runtime.name} cannot run the network at {size[1]}x{size[0]}: {error}; "
+                    "PyTorch answers instead"
+                )
                 return None
             while len(requests) >= _KEPT:  # the oldest: sizes and sets of tasks come and go
                 requests.pop(next(iter(requests)))
@@ -165,61 +167,10 @@ class OpenVinoBackend:
         threading.Thread(target=work, name="mila-compile", daemon=True).start()
 
 
-class _Request:
-    """One part, compiled for one thread and for the outputs that are wanted."""
-
-    def __init__(self, openvino: Any, core: Any, path: Path, wanted: Sequence[str], dtype: torch.dtype) -> None:
-        self._openvino, self._dtype = openvino, dtype
-        whole = core.read_model(path)
-        results = [whole.output(name).get_node() for name in wanted]
-        graph = openvino.Model(results, whole.get_parameters(), path.stem)
-        maps = {torch.float32: openvino.Type.f32, torch.bfloat16: openvino.Type.bf16}[dtype]
-        steps = openvino.preprocess.PrePostProcessor(graph)
-        for port in graph.inputs:
-            steps.input(port.get_any_name()).tensor().set_element_type(maps)
-        self._types: list[torch.dtype] = []
-        for i, name in enumerate(wanted):
-            between = name.startswith(_MAPS)
-            self._types.append(dtype if between else torch.float32)
-            steps.output(i).tensor().set_element_type(maps if between else openvino.Type.f32)
-        compiled = core.compile_model(
-            steps.build(),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": {torch.float32: "f32", torch.bfloat16: "bf16"}[dtype],
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "NUM_STREAMS": 1,
-                "PERFORMANCE_HINT": "LATENCY",
-                "ENABLE_CPU_PINNING": False,  # which core is for the system to say: another network runs beside it
-            },
-        )
-        self._shapes = [list(port.get_shape()) for port in compiled.outputs]
-        self._inputs = {name: i for i, port in enumerate(compiled.inputs) for name in port.get_names()}
-        self._request = compiled.create_infer_request()
-
-    def __call__(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        kept = []  # what the request reads lives until it is done
-        for name, value in given.items():
-            kept.append(value.to(self._dtype).contiguous())
-            self._request.set_input_tensor(self._inputs[name], self._shared(kept[-1]))
-        found = [torch.empty(shape, dtype=kind) for shape, kind in zip(self._shapes, self._types, strict=True)]
-        for i, value in enumerate(found):
-            self._request.set_output_tensor(i, self._shared(value))
-        self._request.infer(share_outputs=True)  # else it would copy what it has written into `found` once more
-        return found
-
-    def _shared(self, x: Tensor) -> Any:
-        """OpenVINO's view of a contiguous tensor's memory; NumPy, which lies between them, knows no bfloat16."""
-        if x.dtype == torch.bfloat16:
-            bits = x.view(torch.int16).numpy().view(np.uint16)
-            return self._openvino.Tensor(bits, self._openvino.Shape(list(x.shape)), self._openvino.Type.bf16)
-        return self._openvino.Tensor(x.numpy(), shared_memory=True)
-
-
 class _Network(nn.Module):
     """In place of the slow or the fast network."""
 
-    def __init__(self, backend: OpenVinoBackend, part: str, eager: Any) -> None:
+    def __init__(self, backend: GraphBackend, part: str, eager: Any) -> None:
         super().__init__()
         self._backend, self._part = backend, part
         self.eager = eager
@@ -237,7 +188,7 @@ class _Network(nn.Module):
 class _Propagation(Propagation):
     """In place of local attention; a keyframe is still prepared by PyTorch."""
 
-    def __init__(self, backend: OpenVinoBackend, eager: Propagation) -> None:
+    def __init__(self, backend: GraphBackend, eager: Propagation) -> None:
         super().__init__()
         self._backend = backend
         self.eager = eager
@@ -277,7 +228,7 @@ class _Propagation(Propagation):
 class _Heads(nn.Module):
     """In place of a network's heads."""
 
-    def __init__(self, backend: OpenVinoBackend, part: str, eager: Heads, groups: Mapping[str, str]) -> None:
+    def __init__(self, backend: GraphBackend, part: str, eager: Heads, groups: Mapping[str, str]) -> None:
         super().__init__()
         self._backend, self._part, self._groups = backend, part, groups
         self.eager = eager

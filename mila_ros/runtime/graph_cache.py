@@ -1,12 +1,12 @@
-"""Graphs for OpenVINO: made from a network once for a size of picture, and kept on disk.
+"""A network's parts as files for another runtime: made once for a size of picture, and kept on disk.
 
-    ~/.cache/mila_ros/openvino/KEY/weights.safetensors     the network they are made from
-    ~/.cache/mila_ros/openvino/KEY/352x448/fast.xml, .bin  a graph a part (parts.py)
-    ~/.cache/mila_ros/openvino/KEY/352x448/made.json       checksums, written last
+    ~/.cache/mila_ros/RUNTIME/KEY/weights.safetensors       the network they are made from
+    ~/.cache/mila_ros/RUNTIME/KEY/352x448-fp32/fast.xml ... a graph a part (parts.py)
+    ~/.cache/mila_ros/RUNTIME/KEY/352x448-fp32/made.json    checksums, written last
 
-KEY stands for the weights, the configuration, the code that reads them, and the versions of PyTorch and OpenVINO: where
-one of them changes, graphs are made anew; and so they are where a file is damaged. Graphs are made by a program of its
-own (`python -m mila_ros.runtime.openvino_graphs`): what it takes to trace a network, some hundred megabytes and ten
+KEY stands for the weights, the configuration, the code that reads them, and the versions of PyTorch and the runtime:
+where one of them changes, graphs are made anew; and so they are where a file is damaged. Graphs are made by a program
+of its own (`python -m mila_ros.runtime.graph_cache`): what it takes to trace a network, some hundred megabytes and ten
 seconds of Python, is not for a node that answers frames.
 """
 
@@ -21,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,46 +31,41 @@ from mila_ros.models.checkpoint import load_model, save_model
 from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import Mila
 from mila_ros.paths import PACKAGE
+from mila_ros.runtime.devices import DTYPES
+from mila_ros.runtime.onnx_runtime import OnnxRuntime
+from mila_ros.runtime.openvino_runtime import OpenVino
 from mila_ros.runtime.parts import graphs
+from mila_ros.runtime.runtimes import Runtime
 
 _LONGEST = 600.0
 """Seconds that making graphs may take; it takes ten to thirty."""
 _UNUSED = 30 * 24 * 3600.0
 """Seconds after which graphs that nobody has used are removed."""
 _SOURCES = ("models", "runtime")
+RUNTIMES: Mapping[str, type[Runtime]] = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
 
 
-def import_openvino() -> Any:
-    """OpenVINO's Python package.
-
-    Importing it would report to its makers that it was imported. A robot reports nothing: without the package that does
-    so, OpenVINO goes on by itself.
-    """
-    if "openvino_telemetry" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import openvino
-
-    return openvino
-
-
-def cache_dir() -> Path:
-    """Where graphs are kept: $XDG_CACHE_HOME or ~/.cache."""
+def cache_dir(runtime: str) -> Path:
+    """Where a runtime's graphs are kept: $XDG_CACHE_HOME or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mila_ros" / "openvino"
+    return (Path(base) if base else Path.home() / ".cache") / "mila_ros" / runtime
 
 
 class GraphCache:
-    """The graphs of one network.
+    """The graphs of one network for one runtime.
 
     Args:
         model: as it was loaded (not fused).
+        runtime: one of `RUNTIMES`.
+        precision: of the network.
         folder: where graphs of all networks are kept; None: `cache_dir`. Where it cannot be written, they are made in a
             folder that goes with the process.
     """
 
-    def __init__(self, model: Mila, folder: Path | None = None) -> None:
-        key = _key(model)
-        base = cache_dir() if folder is None else folder
+    def __init__(self, model: Mila, runtime: str, precision: str = "fp32", folder: Path | None = None) -> None:
+        self.runtime, self.traced = runtime, RUNTIMES[runtime].traced_in(precision)
+        key = _key(model, runtime)
+        base = cache_dir(runtime) if folder is None else folder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.folder = base / key
         try:
@@ -89,7 +84,7 @@ class GraphCache:
 
     def find(self, height: int, width: int) -> dict[str, Path] | None:
         """The graphs for pictures of this size (padded), if they are there and whole."""
-        return _whole(self.folder / f"{height}x{width}")
+        return _whole(self.folder / f"{height}x{width}-{self.traced}")
 
     def make(self, height: int, width: int) -> dict[str, Path]:
         """As `find`; what is not there is made, which takes some ten seconds.
@@ -100,15 +95,16 @@ class GraphCache:
         found = self.find(height, width)
         if found is not None:
             return found
-        command = [sys.executable, "-m", __name__, str(self._weights), str(self.folder), str(height), str(width)]
+        what = [str(self._weights), str(self.folder), str(height), str(width), self.runtime, self.traced]
+        command = [sys.executable, "-m", "mila_ros.runtime.graph_cache", *what]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise UserError(f"the network cannot be compiled for OpenVINO: {error}") from error
+            raise UserError(f"the network cannot be compiled for {self.runtime}: {error}") from error
         found = self.find(height, width)
         if found is None:
             why = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
-            raise UserError(f"the network cannot be compiled for OpenVINO: {why}")
+            raise UserError(f"the network cannot be compiled for {self.runtime}: {why}")
         return found
 
 
@@ -119,7 +115,7 @@ def _forget_old(folder: Path) -> None:
             shutil.rmtree(weights.parent, ignore_errors=True)
 
 
-def _key(model: Mila) -> str:
+def _key(model: Mila, runtime: str) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -128,9 +124,15 @@ def _key(model: Mila) -> str:
     for folder in _SOURCES:
         for source in sorted((PACKAGE / folder).glob("*.py")):
             digest.update(source.read_bytes())
-    for package in ("torch", "timm", "openvino"):
-        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
+    for package in ("torch", "timm", *RUNTIMES[runtime].packages):
+        digest.update(f"{package} {_version(package)}".encode())
     return digest.hexdigest()[:24]
+
+
+def _version(package: str) -> str:
+    """Of what is installed, under whatever name it was (onnxruntime has one a device)."""
+    distributions = importlib.metadata.packages_distributions().get(package, [])
+    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(distributions))
 
 
 def _whole(folder: Path) -> dict[str, Path] | None:
@@ -139,7 +141,7 @@ def _whole(folder: Path) -> dict[str, Path] | None:
         made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
         if any(_checksum(folder / name) != right for name, right in made["sha256"].items()):
             return None
-        return {part: folder / f"{part}.xml" for part in made["parts"]}
+        return {part: folder / name for part, name in made["parts"].items()}
     except (OSError, ValueError, KeyError):
         return None
 
@@ -148,25 +150,25 @@ def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_graphs(model: Mila, folder: Path, height: int, width: int) -> None:
-    """Make all graphs of a network for one size, in `folder`/HxW.
+def write_graphs(model: Mila, folder: Path, height: int, width: int, runtime: str, precision: str = "fp32") -> None:
+    """Make all graphs of a network for one size, in `folder`/HxW-PRECISION.
 
     Args:
         model: in evaluation mode, on the CPU; it is changed (normalisation is folded in).
+        precision: in which it is traced.
     """
-    openvino = import_openvino()
-    final = folder / f"{height}x{width}"
+    kind = RUNTIMES[runtime]
+    final = folder / f"{height}x{width}-{precision}"
     work = Path(tempfile.mkdtemp(prefix=f"{final.name}.", dir=folder))
     try:
-        parts = graphs(fuse_for_inference(model.float().eval()), height, width)
+        fused = fuse_for_inference(model.float().eval())
+        parts = graphs(fused.to(DTYPES[precision]), height, width)
         for name, graph in parts.items():
-            program = _converted(openvino, graph.module, tuple(graph.inputs.values()))
-            for port, given in zip(program.inputs, graph.inputs, strict=True):
-                port.get_tensor().set_names({given})
-            for port, answer in zip(program.outputs, graph.outputs, strict=True):
-                port.get_tensor().set_names({answer})
-            openvino.save_model(program, work / f"{name}.xml", compress_to_fp16=False)
-        made = {"parts": list(parts), "sha256": {file.name: _checksum(file) for file in sorted(work.iterdir())}}
+            kind.write(graph, work / f"{name}{kind.suffix}")
+        made = {
+            "parts": {name: f"{name}{kind.suffix}" for name in parts},
+            "sha256": {file.name: _checksum(file) for file in sorted(work.iterdir())},
+        }
         (work / "made.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         if _whole(final) is None:  # else another process was quicker
             shutil.rmtree(final, ignore_errors=True)
@@ -175,23 +177,6 @@ def write_graphs(model: Mila, folder: Path, height: int, width: int) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _converted(openvino: Any, module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> Any:
-    """What `openvino.convert_model` does, without its report."""
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
-
-    with torch.no_grad():
-        program = torch.export.export(module.eval(), given, strict=False)
-    manager = FrontEndManager()
-    frontend = manager.load_by_framework("pytorch")
-    decoder = TorchFXPythonDecoder.from_exported_program(program)  # has to outlive what is made from it
-    converted = frontend.convert(frontend.load(decoder))
-    for port, example in zip(converted.inputs, given, strict=True):
-        port.get_node().set_partial_shape(openvino.PartialShape(list(example.shape)))
-    converted.validate_nodes_and_infer_types()
-    return converted
-
-
 if __name__ == "__main__":
-    _weights, _folder, _height, _width = sys.argv[1:]
-    write_graphs(load_model(_weights), Path(_folder), int(_height), int(_width))
+    _weights, _folder, _height, _width, _runtime, _precision = sys.argv[1:]
+    write_graphs(load_model(_weights), Path(_folder), int(_height), int(_width), _runtime, _precision)
