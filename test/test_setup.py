@@ -249,6 +249,40 @@ def test_what_was_cleaned_is_built_again(tree, monkeypatch):
     assert built == [GOOD]
 
 
+@pytest.fixture
+def working(tree, monkeypatch):
+    """An environment of ours that stands on another Python than the one that is found now."""
+    monkeypatch.setattr("tools.setup.choose_python", lambda environ, ros: GOOD)
+    monkeypatch.setattr("tools.setup.check_tools", lambda python: None)
+    monkeypatch.setattr("tools.setup.check_disk", lambda room: None)
+    monkeypatch.setattr(Setup, "_call", lambda self, command, failure, environ=None: None)
+    monkeypatch.setattr(Setup, "_build", lambda self, python: None)
+    setup = Setup(tree, {"PYTHON": "another"})
+    setup.program.parent.mkdir(parents=True)
+    setup.program.write_text("works")
+    setup.done = setup.keys()
+    setup._write_marker()
+    return setup
+
+
+@pytest.mark.parametrize("error", [SetupError("no network"), KeyboardInterrupt()])
+def test_a_working_environment_is_kept_until_there_is_another(tree, working, monkeypatch, error):
+    def failing(self, python):
+        assert not working.program.exists()
+        raise error
+
+    monkeypatch.setattr(Setup, "_install", failing)
+    said = []
+    with pytest.raises(type(error)):
+        Setup(tree, {}, said.append).run()
+    assert working.program.read_text() == "works" and not working.before.exists()
+    assert said[-1] == "the former environment is left as it was"
+    assert Setup(tree, {"PYTHON": "another"}).run() is False
+    monkeypatch.setattr(Setup, "_install", lambda self, python: None)
+    assert Setup(tree, {}, said.append).run() is True
+    assert not working.program.exists() and not working.before.exists()
+
+
 def test_a_foreign_environment_is_left_alone(tree):
     (tree / ".venv").mkdir()
     with pytest.raises(SetupError, match="mv .venv .venv-old"):

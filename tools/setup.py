@@ -54,6 +54,7 @@ class Setup:
     def __init__(self, root: Path, environ: Mapping[str, str], say=print) -> None:
         self.root = root
         self.venv = root / ".venv"
+        self.before = root / ".venv-before"
         self.ros_folder = self.venv / "ros"
         self.install = self.ros_folder / "install"
         self.environ = environ
@@ -96,15 +97,23 @@ class Setup:
         check_tools(python)
         if "venv" in todo or ("dependencies" in todo and "dependencies" not in self.done):
             check_disk(self._room())
-        for step, work in (
-            ("venv", self._make_venv),
-            ("dependencies", self._install),
-            ("build", self._build),
-        ):
-            if step in todo:
-                work(python)
-                self.done[step] = keys[step]
-                self._write_marker()
+        try:
+            for step, work in (
+                ("venv", self._make_venv),
+                ("dependencies", self._install),
+                ("build", self._build),
+            ):
+                if step in todo:
+                    work(python)
+                    self.done[step] = keys[step]
+                    self._write_marker()
+        except BaseException:
+            if self.before.exists() and "dependencies" not in self.done:
+                shutil.rmtree(self.venv, ignore_errors=True)
+                self.before.rename(self.venv)
+                self.say("the former environment is left as it was")
+            raise
+        shutil.rmtree(self.before, ignore_errors=True)
         return True
 
     def _make_venv(self, python: Interpreter) -> None:
@@ -115,7 +124,8 @@ class Setup:
                 raise SetupError(
                     ".venv is there, but `make setup` did not make it; `mv .venv .venv-old` and run it again"
                 )
-            shutil.rmtree(self.venv)
+            shutil.rmtree(self.before, ignore_errors=True)
+            self.venv.rename(self.before)  # one that works, until there is another
         # The marker comes first: an interrupted set-up must be told from somebody else's environment.
         self.venv.mkdir()
         self.done = {}
