@@ -25,6 +25,7 @@ from mila_ros.models.flops import Flops
 from mila_ros.models.layers import sample_at
 from mila_ros.models.mila import Mila, pad_to_stride
 from mila_ros.models.networks import Features
+from mila_ros.optical_flow import OpticalFlow
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,12 @@ class FlowWarp(Reuse):
 
     def __init__(self, model: Mila) -> None:
         super().__init__(model)
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = OpticalFlow()
 
     def carry(self, frame: Seen, memory: Any) -> Features:
         slow: Features = memory.slow
         size = (slow.height, slow.width)
-        flow = self._flow.calc(_grey(frame.image, size), _grey(memory.image, size), None)
+        flow = self._flow.between(_grey(frame.image, size), _grey(memory.image, size))
         return warped(slow, torch.from_numpy(flow).permute(2, 0, 1)[None].to(slow.coarse))
 
 

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-FLOW = "OpenCV DIS, preset medium, forward-backward checked"
+from mila_ros.optical_flow import NAME, OpticalFlow, places
+
 LONGEST_NS = 500_000_000
 """Between two frames that are compared: after a longer pause they may show different things."""
 
@@ -30,7 +31,7 @@ class Consistency:
     """Accumulates over the frames of one video, for several methods at once."""
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._flow = OpticalFlow()
         self._before: tuple[npt.NDArray[np.uint8], dict[str, dict[str, npt.NDArray[Any]]], int] | None = None
         self._sums: dict[str, _Sums] = {}
         self.pairs = 0
@@ -56,7 +57,8 @@ class Consistency:
         before, self._before = self._before, now
         if before is None or before[0].shape != grey.shape or not 0 < stamp_ns - before[2] <= LONGEST_NS:
             return
-        came_from, seen_in_both = self._matches(grey, before[0])
+        back, seen_in_both = self._flow.checked(grey, before[0])
+        came_from = places(*grey.shape) + back
         self.pairs += 1
         for method, by_task in answers.items():
             sums = self._sums.setdefault(method, _Sums())
@@ -69,22 +71,6 @@ class Consistency:
                 sums.pixels[task] = sums.pixels.get(task, 0.0) + term.size
                 sums.values[task] = sums.values.get(task, 0.0) + float(term.sum(dtype=np.float64))
 
-    def _matches(
-        self, now: npt.NDArray[np.uint8], before: npt.NDArray[np.uint8]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Where each pixel was in the frame before (h, w, 2), and whether that can be trusted (h, w)."""
-        back = self._flow.calc(now, before, None)
-        forth = self._flow.calc(before, now, None)
-        height, width = now.shape
-        columns, rows = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-        came_from = np.stack([columns, rows], axis=-1) + back
-        returned = cv2.remap(forth, came_from, None, cv2.INTER_LINEAR)
-        x, y = came_from[..., 0], came_from[..., 1]
-        inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-        gap = _dot(back + returned, back + returned)
-        room = 0.01 * (_dot(back, back) + _dot(returned, returned)) + 0.5
-        return came_from, inside & (gap < room)
-
     def compute(self) -> dict[str, dict[str, Any]]:
         """By method: `segmentation_agreement` (share of pixels), `depth_change` (relative), `normals_deg` (means).
 
@@ -92,7 +78,7 @@ class Consistency:
         """
         return {
             method: {_NAMES[task]: sums.values[task] / sums.pixels[task] for task in sums.values if sums.pixels[task]}
-            | {"flow": FLOW, "pairs": self.pairs}
+            | {"flow": NAME, "pairs": self.pairs}
             for method, sums in self._sums.items()
         }
 

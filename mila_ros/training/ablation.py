@@ -37,6 +37,9 @@ FAST_WAYS: dict[str, tuple[str, ...]] = {
     "attention-alignment": ("model={propagation: attention+alignment}",),
     "laps": ("model={propagation: laps}",),
     "learned-flow": ("model={propagation: learned-flow}",),
+    # Without keyframes: judged by the rows that are called fast.
+    "fast-alone": ("alone=1",),
+    "temporal-consistency": ("alone=1", "temporal_weight=1"),
 }
 """Settings that make each way of the fast stage what it is, beside those of the stage."""
 

@@ -99,6 +99,10 @@ class TrainSettings:
     alone: float = 0.15
     """Share of pictures that the fast network answers without a keyframe, so that it can (stage fast)."""
 
+    temporal_weight: float = 0.0
+    """Weight of agreement with answers to an earlier frame along optical flow, for a fast network that is to answer
+    without keyframes: with `alone: 1` (stage fast; training/temporal.py)."""
+
     blend: float = 1.0
     """Share of what a stage learned, the rest being what it began from (training/blend.py): in the stage fast the slow
     network's heads, in the stage slow those weights of `start`. 0.5 is better than 1 where little data is labelled."""
@@ -130,6 +134,8 @@ class TrainSettings:
             raise UserError(f'task_weighting must be "fixed" or "learned"; got "{self.task_weighting}"')
         if self.stage == "slow" and (self.adversary_weight or self.glance_weight):
             raise UserError("adversary_weight and glance_weight are for the stage fast: set them to 0")
+        if self.temporal_weight and (self.stage == "slow" or self.alone < 1):
+            raise UserError("temporal_weight is for a fast network that answers alone: the stage fast with alone: 1")
         if self.stage == "fast" and self.start is None:
             raise UserError('stage "fast" learns from a trained slow network: set `start` to its checkpoint')
         if self.stage == "slow" and self.blend < 1 and self.start is None:

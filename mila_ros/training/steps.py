@@ -15,6 +15,7 @@ from mila_ros.training.adversary import PatchCritic, adversarial_losses, rising
 from mila_ros.training.augmentation import Batch
 from mila_ros.training.losses import distillation_losses, feature_loss, task_losses, uncertainty_weighted
 from mila_ros.training.settings import TrainSettings
+from mila_ros.training.temporal import TemporalConsistency
 
 
 class Step(nn.Module):
@@ -80,6 +81,7 @@ class FastStep(Step):
     def __init__(self, model: Mila, settings: TrainSettings, class_weights: Tensor) -> None:
         super().__init__(model, settings, class_weights)
         self.critic = PatchCritic(model.config.channels) if settings.adversary_weight else None
+        self.temporal = TemporalConsistency() if settings.temporal_weight else None
 
     def trained(self) -> list[nn.Module]:
         return [self.model.fast, self.model.propagation, self.model.fast_heads]
@@ -116,6 +118,12 @@ class FastStep(Step):
             losses["features"] = settings.feature_weight * likeness
         if settings.glance_weight:
             losses["glance"] = settings.glance_weight * feature_loss(current, target[0])
+        if self.temporal is not None:
+            earlier = batch.keyframes[:, 0]
+            then = Features(*model.fast(earlier), height, width, zoom, slow=False)
+            before = model.predict(then, tasks, batch.focal, size)
+            agreement = self.weighted(self.temporal(answers, before, batch.image, earlier))
+            losses["temporal"] = settings.temporal_weight * torch.stack(list(agreement.values())).sum()
         if self.critic is not None:
             verdict, fooled = adversarial_losses(self.critic, target[0], current)
             share = rising(self.step, settings.adversary_rise)
