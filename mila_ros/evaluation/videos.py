@@ -81,10 +81,11 @@ def compare_videos(
             image, intrinsics, truth = frame_tensors(frame, device)
             size = (image.shape[-2], image.shape[-1])
             slow = clock("slow", partial(model.features, image))
-            fast = clock("fast", partial(model.glance, image))
-            now = seen[index] = Seen(image, slow, fast)
-            seen.pop(index - reach - 1, None)
-            carried: dict[str, Features] = {"slow": slow} | ({"fast": fast} if carriers else {})
+            carried: dict[str, Features] = {"slow": slow}
+            if carriers:
+                carried["fast"] = clock("fast", partial(model.glance, image))
+                now = seen[index] = Seen(image, slow, carried["fast"])
+                seen.pop(index - reach - 1, None)
             for name, carrier in made.items():
                 for interval in intervals:
                     method = f"{name}/{interval}"

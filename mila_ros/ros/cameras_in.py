@@ -144,10 +144,14 @@ class CameraInput:
         """What pictures there are instead, for who mistyped a topic or forgot the transport."""
         own = f"{self._node.get_fully_qualified_name()}/"
         kinds = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
+        depth = "/compressedDepth"  # of image_transport: of the same type, and no picture
         found = [
             f"{topic} ({kinds[types[0]]})"
             for topic, types in sorted(self._node.get_topic_names_and_types())
-            if types[0] in kinds and not topic.startswith(own) and self._node.count_publishers(topic)
+            if types[0] in kinds
+            and not topic.startswith(own)
+            and not topic.endswith(depth)
+            and self._node.count_publishers(topic)
         ]
         more = f" and {len(found) - _SUGGESTED} more" if len(found) > _SUGGESTED else ""
         return f"; there are {', '.join(found[:_SUGGESTED])}{more}" if found else ""

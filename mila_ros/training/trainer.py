@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 import math
 import sys
 import time
@@ -23,7 +21,6 @@ from mila_ros.errors import UserError
 from mila_ros.evaluation.compare import compare_frames
 from mila_ros.evaluation.comparison_table import format_table
 from mila_ros.models.checkpoint import resolve, save_model
-from mila_ros.models.config import TASKS
 from mila_ros.models.mila import Mila
 from mila_ros.training.augmentation import Augmentation
 from mila_ros.training.blend import blended, blended_slow, slow_weights
@@ -31,6 +28,7 @@ from mila_ros.training.data import Batches, Pool, label_counts
 from mila_ros.training.depthwise import DepthwiseGradients
 from mila_ros.training.gallery import write_gallery
 from mila_ros.training.losses import class_weights
+from mila_ros.training.run_log import RunLog
 from mila_ros.training.settings import TrainSettings
 from mila_ros.training.start import build_model, stages_before
 from mila_ros.training.steps import FastStep, SlowStep, working_zoom
@@ -84,6 +82,7 @@ class Trainer:
         self.settings, self.validation, self.folder, self.fabric = settings, validation, folder, fabric
         self.learns_from = learns_from(settings, pools)
         folder.mkdir(parents=True, exist_ok=True)
+        self.log = RunLog(folder)
         fabric.seed_everything(settings.seed, verbose=False)
         self.stages_before = stages_before(settings)
         self.model = build_model(settings, self.stages_before)
@@ -210,7 +209,8 @@ class Trainer:
                         "lower learning_rate, in another --out folder"
                     )
                 bar.set_postfix({k: f"{v:.3f}" for k, v in values.items()})
-                self._log({"step": self.step, "seconds_a_step": time.monotonic() - started} | values)
+                if self.fabric.is_global_zero:
+                    self.log.add_losses({"step": self.step, "seconds_a_step": time.monotonic() - started} | values)
             if self.step % s.save_every == 0 or last:
                 self.save_state()
             if s.validate_every and (self.step % s.validate_every == 0 or last):
@@ -233,16 +233,7 @@ class Trainer:
         shown = [self.validation[i] for i in range(0, len(self.validation), max(1, len(self.validation) // _SHOWN))]
         picture = self.folder / "pictures" / f"{self.step:06d}.jpg"
         write_gallery(model, shown[:_SHOWN], self.fabric.device, picture, fast=self.settings.stage == "fast")
-        flat = {
-            f"{name}.{task}.{key}": value
-            for name, result in results.items()
-            for task, metrics in result.items()
-            if isinstance(metrics, dict)
-            for key, value in metrics.items()
-            if key != "iou"
-        }
-        with (self.folder / "validation.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step} | flat) + "\n")
+        self.log.add_validation(self.step, results)
         self._train_mode()
         return results
 
@@ -254,18 +245,6 @@ class Trainer:
         if share == 1:
             return model
         return blended(model, share) if self.settings.stage == "fast" else blended_slow(model, self.start, share)
-
-    def _log(self, row: dict[str, float]) -> None:
-        if not self.fabric.is_global_zero:
-            return
-        path = self.folder / "log.csv"
-        fresh = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            names = ["step", "seconds_a_step", *TASKS, "features", "glance", "critic", "adversary"]
-            writer = csv.DictWriter(file, fieldnames=names, restval="")
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
 
     def save_model(self, results: dict[str, dict[str, Any]]) -> Path:
         """Write model.safetensors: the running mean of weights, with settings and validation in its card."""
@@ -348,6 +327,8 @@ class Trainer:
             raise UserError(f"{path} was made by another version: use --fresh or another --out folder") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        if self.fabric.is_global_zero:
+            self.log.forget_after(self.step)
         own = state["ranks"][self.fabric.global_rank]
         self.generator.set_state(own["generator"])
         self.batches.orders = own["orders"]
