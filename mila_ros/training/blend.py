@@ -15,8 +15,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.models.propagation import Joining
+from mila_ros.training.settings import TrainSettings
+
+
+def blend_share(settings: TrainSettings, config: ModelConfig) -> float:
+    """How much of what a stage learned is kept, where its settings leave that open."""
+    if settings.blend is not None:
+        return settings.blend
+    return 0.5 if settings.stage == "fast" and config.fast_head_width == config.head_channels else 1.0
 
 
 @torch.no_grad()

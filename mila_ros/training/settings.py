@@ -103,9 +103,10 @@ class TrainSettings:
     """Weight of agreement with answers to an earlier frame along optical flow, for a fast network that is to answer
     without keyframes: with `alone: 1` (stage fast; training/temporal.py)."""
 
-    blend: float = 1.0
+    blend: float | None = None
     """Share of what a stage learned, the rest being what it began from (training/blend.py): in the stage fast the slow
-    network's heads, in the stage slow those weights of `start`. 0.5 is better than 1 where little data is labelled."""
+    network's heads, in the stage slow those weights of `start`. 0.5 is better than 1 where little data is labelled,
+    and what null means in the stage fast, unless its heads are narrower than the slow network's; else that is 1."""
     copy_heads: bool | None = None
     """Whether the fast heads start as copies of the slow ones; null: if they were never trained (stage fast). Long
     training of the slow network leaves them behind: then copies are the better start."""
@@ -138,12 +139,13 @@ class TrainSettings:
             raise UserError("temporal_weight is for a fast network that answers alone: the stage fast with alone: 1")
         if self.stage == "fast" and self.start is None:
             raise UserError('stage "fast" learns from a trained slow network: set `start` to its checkpoint')
-        if self.stage == "slow" and self.blend < 1 and self.start is None:
+        back = self.blend is not None and self.blend < 1
+        if self.stage == "slow" and back and self.start is None:
             raise UserError(
                 "blend below 1 goes back to the weights of `start`, which the stage slow has not: set it to 1"
             )
         elsewhere = self.relabel or not {"tasks", "slow_backbone"}.isdisjoint(self.model)
-        if self.stage == "slow" and self.blend < 1 and elsewhere:
+        if self.stage == "slow" and back and elsewhere:
             raise UserError(
                 "blend below 1 goes back to weights that other tasks, classes or backbones have not: set it to 1"
             )
@@ -166,9 +168,9 @@ class TrainSettings:
         strange = sorted(set(self.task_weights) - set(TASKS))
         if strange:
             raise UserError(f"task_weights names {', '.join(strange)}; the tasks are {', '.join(TASKS)}")
-        for name in ("whole", "blend"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is a share, 0 to 1; got {getattr(self, name)}")
+        for name, share in (("whole", self.whole), ("blend", self.blend)):
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"{name} is a share, 0 to 1; got {share}")
         if self.height % 32 or self.width % 32:
             raise UserError(f"height and width must be multiples of 32; got {self.height} x {self.width}")
 

@@ -49,14 +49,11 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
         more = ("cross_attention",) if settings.stage == "slow" else ()
         model = carried_otherwise(trained, changes, (*CARRYING, *more))
         anew = "fast" not in stages if settings.copy_heads is None else settings.copy_heads
-        if (
-            settings.stage == "fast"
-            and model.config.fast_head_width < model.config.head_channels
-            and settings.blend < 1
-        ):
+        narrower = model.config.fast_head_width < model.config.head_channels
+        if settings.stage == "fast" and narrower and settings.blend is not None and settings.blend < 1:
             raise UserError(
                 "blend below 1 goes back to the slow network's heads, which are wider than fast heads of "
-                f"fast_head_channels: {model.config.fast_head_channels}: set it to 1"
+                f"fast_head_channels: {model.config.fast_head_channels}: leave it out"
             )
         if settings.stage == "fast" and anew:
             heads_from_slow(model)

@@ -23,7 +23,7 @@ from mila_ros.evaluation.comparison_table import format_table
 from mila_ros.models.checkpoint import resolve, save_model
 from mila_ros.models.mila import Mila
 from mila_ros.training.augmentation import Augmentation
-from mila_ros.training.blend import blended, blended_slow, slow_weights
+from mila_ros.training.blend import blend_share, blended, blended_slow, slow_weights
 from mila_ros.training.data import Batches, Pool, label_counts
 from mila_ros.training.depthwise import DepthwiseGradients
 from mila_ros.training.gallery import write_gallery
@@ -86,7 +86,8 @@ class Trainer:
         fabric.seed_everything(settings.seed, verbose=False)
         self.stages_before = stages_before(settings)
         self.model = build_model(settings, self.stages_before)
-        self.start = slow_weights(self.model) if settings.stage == "slow" and settings.blend < 1 else {}
+        self.blend = blend_share(settings, self.model.config)
+        self.start = slow_weights(self.model) if settings.stage == "slow" and self.blend < 1 else {}
         torch.manual_seed(settings.seed + fabric.global_rank)  # weights alike, what is dropped not
         named = load_labels(settings.labels).classes
         if "segmentation" in self.model.config.tasks and self.model.config.classes != named:
@@ -241,10 +242,11 @@ class Trainer:
         """What the run leaves behind: the running mean of weights, blended with what it began from where asked for."""
         model: Mila = self.mean.module
         model.eval()
-        share = self.settings.blend
-        if share == 1:
+        if self.blend == 1:
             return model
-        return blended(model, share) if self.settings.stage == "fast" else blended_slow(model, self.start, share)
+        if self.settings.stage == "fast":
+            return blended(model, self.blend)
+        return blended_slow(model, self.start, self.blend)
 
     def save_model(self, results: dict[str, dict[str, Any]]) -> Path:
         """Write model.safetensors: the running mean of weights, with settings and validation in its card."""

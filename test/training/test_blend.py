@@ -6,7 +6,7 @@ import torch
 from mila_ros.errors import UserError
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
-from mila_ros.training.blend import blended, blended_slow, slow_weights
+from mila_ros.training.blend import blend_share, blended, blended_slow, slow_weights
 from mila_ros.training.settings import TrainSettings
 
 WAYS = [
@@ -61,3 +61,12 @@ def test_a_slow_stage_goes_back_to_the_slow_network_it_was_given() -> None:
         blended_slow(model, start, -0.1)
     with pytest.raises(UserError, match="blend below 1 goes back"):
         TrainSettings(rendered_clips=1, blend=0.5)
+
+
+def test_what_is_usual_depends_on_what_there_is_to_go_back_to() -> None:
+    wide = ModelConfig.tiny()
+    narrow = ModelConfig.from_dict(wide.to_dict() | {"fast_head_channels": 4})
+    slow = TrainSettings(data="nyuv2:unused")
+    fast = TrainSettings(stage="fast", start="x", data="nyuv2:unused")
+    assert [blend_share(s, c) for s, c in ((slow, wide), (fast, wide), (fast, narrow))] == [1.0, 0.5, 1.0]
+    assert blend_share(TrainSettings(stage="fast", start="x", data="nyuv2:unused", blend=0.0), wide) == 0.0

@@ -98,7 +98,7 @@ def test_narrow_heads_can_begin_as_most_of_the_slow_ones(tmp_path: Path) -> None
         found = model.fast_heads(dict.fromkeys(model.config.tasks, coarse), detail)
         for task, right in begun.eval()(dict.fromkeys(model.config.tasks, coarse), detail).items():
             torch.testing.assert_close(found[task], right, rtol=1e-2, atol=1e-3)  # checkpoints are in half precision
-    with pytest.raises(UserError, match="wider than fast heads of fast_head_channels: 4: set it to 1"):
+    with pytest.raises(UserError, match="wider than fast heads of fast_head_channels: 4: leave it out"):
         build_model(TrainSettings(**values | {"blend": 0.5}), ["slow"])  # type: ignore[arg-type]
 
 
