@@ -100,10 +100,13 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
     params_file = Path(value("params_file")).expanduser()
     named = _words(value("cameras"))
-    camera = (named or _cameras(params_file))[0]
+    # Of a group that this file is included in, with the argument's behind it: where the node will be.
+    outer = context.launch_configurations.get("ros_namespace", "").strip("/")
+    inner = value("namespace")
+    namespace = inner.strip("/") if inner.startswith("/") else "/".join(filter(None, [outer, inner.strip("/")]))
+    camera = (named or _cameras(params_file, namespace))[0]
     parameters = _overrides(value, named, camera)
     environment = _environment(value("dds_profile"))
-    namespace = value("namespace").strip("/")
     required = TRUTHS[value("required")]
 
     def ended(event: ProcessExited, _: LaunchContext) -> None:
@@ -115,7 +118,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         package="mila_ros",
         executable="perception",
         name="perception",
-        namespace=namespace,
+        namespace=f"/{namespace}",  # whole: it is not put behind the group's once more
         parameters=[ParameterFile(str(params_file), allow_substs=True), *([parameters] if parameters else [])],
         # The node's own level: the debug lines of rcl and the middleware would bury its own.
         ros_arguments=[
@@ -153,20 +156,35 @@ def _words(text: str) -> list[str]:
     return [word.strip(" \"'") for word in text.strip("[] ").split(",") if word.strip()]
 
 
-def _cameras(params_file: Path) -> list[str]:
-    """The cameras that a parameters file names; the node's default where it names none."""
+def _cameras(params_file: Path, namespace: str) -> list[str]:
+    """The cameras that a parameters file names for this node; the node's default where it names none."""
     try:
-        blocks = [yaml.safe_load(params_file.read_text())]
+        content = yaml.safe_load(params_file.read_text())
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RuntimeError(f"params_file: {params_file} cannot be read: {error}") from error
+    own = [*filter(None, namespace.split("/")), "perception"]
+    found: list[str] = ["front"]
+    rank = -1
+    blocks: list[tuple[list[str], Any]] = [([], content)]
     while blocks:
-        block = blocks.pop()
-        if isinstance(block, dict):
-            parameters = block.get("ros__parameters")
-            if isinstance(parameters, dict) and parameters.get("cameras"):
-                return [str(name) for name in parameters["cameras"]]
-            blocks.extend(block.values())
-    return ["front"]
+        path, block = blocks.pop()
+        if not isinstance(block, dict):
+            continue
+        parameters = block.get("ros__parameters")
+        exact = sum(part not in ("*", "**") for part in path)
+        if isinstance(parameters, dict) and parameters.get("cameras") and _matches(path, own) and exact > rank:
+            found, rank = [str(name) for name in parameters["cameras"]], exact
+        blocks += [([*path, *filter(None, str(key).split("/"))], inner) for key, inner in block.items()]
+    return found
+
+
+def _matches(pattern: list[str], name: list[str]) -> bool:
+    """Whether a block of a parameters file is this node's: * is one part of a name, ** any number of them."""
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return any(_matches(pattern[1:], name[skipped:]) for skipped in range(len(name) + 1))
+    return bool(name) and pattern[0] in ("*", name[0]) and _matches(pattern[1:], name[1:])
 
 
 def _overrides(value: Callable[[str], str], cameras: list[str], camera: str) -> dict[str, Any]:

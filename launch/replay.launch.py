@@ -8,6 +8,7 @@ All arguments of perception.launch.py work here, too. `ros2 launch mila_ros repl
 import asyncio
 import os
 import shlex
+import time
 from pathlib import Path
 
 from launch.actions import (
@@ -45,6 +46,8 @@ SECONDS_AFTER_END = 2.0
 # How often the node is asked whether it is active, and how many of these pauses it may take to answer.
 POLL_SECONDS = 0.2
 ANSWER_POLLS = 50
+# After how long it is said, again and again, what the recording waits for.
+SECONDS_TOLD = 15.0
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -139,10 +142,16 @@ class NodeActive(Event):
 
 async def _wait(context: LaunchContext) -> None:
     """Ask the node for its state until it is active: its message about that may be sent before we are connected."""
-    namespace = _value(context, "namespace").strip("/")
+    outer, inner = context.launch_configurations.get("ros_namespace", "").strip("/"), _value(context, "namespace")
+    parts = [inner.strip("/")] if inner.startswith("/") else [outer, inner.strip("/")]  # as in perception.launch.py
+    service = "/".join(["", *filter(None, parts), "perception", "get_state"])
     node = get_ros_node(context)
-    client = node.create_client(GetState, f"{'/' + namespace if namespace else ''}/perception/get_state")
+    client = node.create_client(GetState, service)
+    begin, told = time.monotonic(), 0
     while True:
+        if time.monotonic() - begin > SECONDS_TOLD * (told + 1):
+            told += 1
+            node.get_logger().info(f"the recording waits until {service} says that the node is active")
         if client.service_is_ready():
             future = client.call_async(GetState.Request())
             for _ in range(ANSWER_POLLS):

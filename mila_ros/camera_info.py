@@ -100,9 +100,14 @@ def intrinsics(
 
 
 def is_rectified(topic: str) -> bool:
-    """Whether a topic's pictures are rectified, by the names that image_proc and drivers give them (image_rect...)."""
-    parts = topic.removesuffix("/compressed").rstrip("/").split("/")
-    return "rect" in parts[-1].split("_") or "rectified" in parts[-1].split("_")
+    """Whether a topic's pictures are rectified, by the names that image_proc and drivers give them.
+
+    image_rect, image_rect_color, rect/image and the like; not where the last part says raw or the like.
+    """
+    parts = [set(part.split("_")) for part in topic.removesuffix("/compressed").strip("/").split("/")]
+    if "raw" in parts[-1]:
+        return False
+    return any({"rect", "rectified"} & words for words in parts[-2:])
 
 
 def _focal_problem(values: npt.NDArray[np.float64], width: int, height: int) -> str | None:

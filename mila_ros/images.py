@@ -104,9 +104,14 @@ def decode_color(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8
     ImageError on anything that cannot be decoded whole.
     """
     if is_compressed(msg):
-        data = _bytes(msg.data)
+        data, limit = _bytes(msg.data), Limit("image", max_pixels)
+        mosaic = _compressed_mosaic(str(msg.format))
+        if mosaic is not None:
+            pixels = imdecode(data, cv2.IMREAD_UNCHANGED, str(msg.format), limit)
+            if pixels.ndim == 2:
+                return np.asarray(cv2.cvtColor(_eight_bits(pixels), mosaic), dtype=np.uint8)
         # Not IMREAD_COLOR_RGB: OpenCV has it only since 4.10, and it saves 0.04 ms.
-        pixels = imdecode(data, cv2.IMREAD_COLOR, str(msg.format), Limit("image", max_pixels))
+        pixels = imdecode(data, cv2.IMREAD_COLOR, str(msg.format), limit)
         return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     encoding = str(msg.encoding)
     if encoding not in _COLOR:
@@ -120,8 +125,7 @@ def decode_color(msg: Any, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8
         )
     # NV12/NV21: the luma plane, then half as many rows of interleaved chroma.
     pixels = _pixels(msg, encoding, layout, height * 3 // 2 if planar else height, max_pixels)
-    if pixels.dtype != np.uint8:
-        pixels = cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0)
+    pixels = _eight_bits(pixels)
     if layout.to_rgb is None:
         return np.ascontiguousarray(pixels)
     return np.asarray(cv2.cvtColor(pixels, layout.to_rgb), dtype=np.uint8)
@@ -221,10 +225,29 @@ def is_compressed(msg: Any) -> bool:
     return not hasattr(msg, "encoding")
 
 
+def _eight_bits(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return pixels if pixels.dtype == np.uint8 else cv2.convertScaleAbs(pixels, alpha=255.0 / 65535.0)
+
+
+def _compressed_mosaic(text: str) -> int | None:
+    """The cvtColor code of a Bayer mosaic that was compressed as it is; None where it is none, or was made grey.
+
+    compressed_image_transport says what a picture was, and what of it was compressed: "bayer_rggb8; jpeg compressed
+    bayer_rggb8", "bayer_rggb8; jpeg compressed mono8" (grey), and formerly nothing at the end.
+    """
+    encoding, _, how = text.partition(";")
+    encoding, words = encoding.strip(), how.split()
+    if not encoding.startswith("bayer_") or encoding not in _COLOR:
+        return None
+    return _COLOR[encoding].to_rgb if not words or words[-1] in (encoding, "compressed") else None
+
+
 def remarks(msg: Any) -> list[str]:
     """What is odd about an image that can nevertheless be decoded: worth a log line when it first happens."""
     if is_compressed(msg):
-        return []
+        words = str(msg.format).split()
+        grey = words[:1] and words[0].startswith("bayer_") and words[-1] == "mono8"
+        return ["a Bayer mosaic was made grey before it was compressed: its colours are lost"] if grey else []
     encoding, said = str(msg.encoding), []
     layout = _COLOR.get(encoding) or _OTHER.get(encoding)
     if layout and msg.is_bigendian:

@@ -106,6 +106,24 @@ def test_golden_semiplanar(encoding, data):
     np.testing.assert_allclose(rgb.reshape(-1, 3).astype(int), np.tile(YUV_RED, (H * W, 1)), atol=1)
 
 
+@pytest.mark.parametrize("how", ["; png compressed bayer_rggb{bits}", "; png compressed ", ""])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_mosaic_that_was_compressed_as_it_is_gets_its_colours(how, bits):
+    pixels = mosaic("rggb", *(("<u2", 257) if bits == 16 else ()))
+    msg = compressed(cv2.imencode(".png", pixels)[1], f"bayer_rggb{bits}" + how.format(bits=bits))
+    rgb = images.decode_color(msg)
+    np.testing.assert_allclose(rgb.reshape(-1, 3).astype(int), np.tile(COLOR, (H * W, 1)), atol=1)
+    assert images.remarks(msg) == []
+
+
+def test_a_mosaic_that_was_made_grey_or_colour_stays_so():
+    grey = compressed(cv2.imencode(".png", flat(77).reshape(H, W))[1], "bayer_rggb8; jpeg compressed mono8")
+    assert (images.decode_color(grey) == 77).all() and "colours are lost" in images.remarks(grey)[0]
+    bgr = flat(BLUE, GREEN, RED).reshape(H, W, 3)
+    coloured = compressed(cv2.imencode(".png", bgr)[1], "bayer_rggb8; jpeg compressed bgr8")
+    assert (images.decode_color(coloured) == COLOR).all() and images.remarks(coloured) == []
+
+
 def test_golden_table_is_complete():
     assert {row[0] for row in GOLDEN} | {"nv12", "nv21"} == set(images.COLOR_ENCODINGS)
 

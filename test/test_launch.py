@@ -242,8 +242,27 @@ def test_arguments_become_parameters_of_their_type(told):
 
 def test_topics_belong_to_the_first_camera_of_the_parameters_file(told, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("/robot/perception:\n  ros__parameters:\n    cameras: [rear, front]\n")
-    assert overrides(told, params_file=str(file), image_topic="/r") == {"rear.image_topic": "/r"}
+    file.write_text(
+        "/robot/perception: {ros__parameters: {cameras: [rear, front]}}\n"
+        "/**/perception: {ros__parameters: {cameras: [any]}}\n"
+        "another: {node: {ros__parameters: {cameras: [nose]}}}\n"
+        "/other/perception: {ros__parameters: {cameras: [mouth]}}\n"
+        "perception: {ros__parameters: {model: indoor}}\n"
+    )
+    assert overrides(told, params_file=str(file), image_topic="/r", namespace="robot") == {"rear.image_topic": "/r"}
+    assert overrides(told, params_file=str(file), image_topic="/r", namespace="r2") == {"any.image_topic": "/r"}
+    file.write_text("nose: {ros__parameters: {cameras: [nose]}}\n")
+    assert overrides(told, params_file=str(file), image_topic="/r") == {"front.image_topic": "/r"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "namespace"), [("", "/fleet/a"), ("r1", "/fleet/a/r1"), ("/alone", "/alone")], ids=str
+)
+def test_in_a_group_that_has_a_namespace(told, argument, namespace):
+    expand("perception.launch.py", {"ros_namespace": "/fleet/a", "namespace": argument, "rviz": "true"})
+    assert told["perception"]["namespace"] == namespace
+    assert told["perception"]["ros_arguments"][1] == f"{namespace[1:].replace('/', '.')}.perception:=info"
+    assert ("/perception/front/depth/view", f"{namespace}/perception/front/depth/view") in told["rviz2"]["remappings"]
 
 
 def test_log_level_is_the_node_s_in_its_namespace(told):

@@ -14,7 +14,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from mila_ros.camera_info import CameraInfoError, intrinsics, is_rectified, window
+from mila_ros.camera_info import CameraInfoError, intrinsics, window
 from mila_ros.ros.settings import CameraSettings
 
 # Best effort matches publishers of both kinds; a reliable subscription would not match a best-effort camera. Five, not
@@ -68,7 +68,9 @@ class CameraInput:
         self.last_arrival: float | None = None
         self._opened = clock()
         self._told = ""
-        self.info: CameraInfo | None = None
+        self._info: CameraInfo | None = None
+        self._latched: CameraInfo | None = None
+        self._info_arrival = self._latched_arrival = -math.inf
         overrides = QoSOverridingOptions.with_default_policies()
         self._subscriptions = [
             node.create_subscription(
@@ -117,11 +119,25 @@ class CameraInput:
         self._on_frame(self.settings.name, Frame(message, self.last_arrival, self.received))
 
     def _camera_info(self, message: CameraInfo) -> None:
-        self.info = message
+        self._info, self._info_arrival = message, self._clock()
 
     def _latched_info(self, message: CameraInfo) -> None:
-        if self.info is None or _stamp(message) >= _stamp(self.info):  # never in place of a newer one
-            self.info = message
+        now, known = self._clock(), self._latched
+        if known is None or _stamp(message) >= _stamp(known) or now - self._latched_arrival > _GOES_ON:
+            self._latched, self._latched_arrival = message, now
+
+    @property
+    def info(self) -> CameraInfo | None:
+        """The newest calibration.
+
+        One that was published once, for whoever comes later, gives way to what a camera publishes again and again; but
+        not for ever: another recording may be played, with older stamps, whose calibration comes only once.
+        """
+        if self._info is None or self._latched is None:
+            return self._info or self._latched
+        goes_on = self._clock() - self._info_arrival < _GOES_ON
+        newer = _stamp(self._latched) >= _stamp(self._info) or not goes_on
+        return self._latched if newer and self._latched_arrival >= self._info_arrival else self._info
 
     def silence(self) -> str:
         """Why no frame may be coming, as far as the graph of nodes tells."""
@@ -172,6 +188,11 @@ def _stamp(message: CameraInfo) -> tuple[int, int]:
     return message.header.stamp.sec, message.header.stamp.nanosec
 
 
+_GOES_ON = 2.0
+"""Seconds after its last calibration for which a camera counts as one that publishes it again and again."""
+_SAME_FOCAL = 0.02
+"""Part by which the focal lengths of K and P may differ and still count as one."""
+_NO_DISTORTION = 1e-6
 _SUGGESTED = 4
 """Topics named to somebody who waits for one that nobody publishes."""
 
@@ -182,24 +203,45 @@ class Calibration:
 
     focal: float | None  # fx in pixels of the frame; None: unknown
     info: CameraInfo | None  # for frames of that size
-    problem: str | None  # why it is not the camera's own
+    problem: str | None  # why it is not the camera's own, though it could be
+    remark: str | None = None  # what is as it was asked for, and worth knowing
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is none at all."""
+        return self.focal is None and self.info is None
 
 
 def calibrate(
-    info: CameraInfo | None, topic: str, size: tuple[int, int], fallback_hfov: float, image_topic: str = ""
+    info: CameraInfo | None, topic: str, size: tuple[int, int], fallback_hfov: float, rectified: bool = False
 ) -> Calibration:
-    """The focal length and CameraInfo for frames of `size` (height, width), from camera_info or the field of view."""
+    """The focal length and CameraInfo for frames of `size` (height, width), from camera_info or the field of view.
+
+    rectified: whether the frames are, so that P tells of them and not K.
+    """
     try:
         if info is None:
             raise CameraInfoError(f"no camera_info on {topic}")
-        values = intrinsics(info, size, is_rectified(image_topic))
-        return Calibration(values[0], info, None)
+        values = intrinsics(info, size, rectified)
+        return Calibration(values[0], info, None, None if rectified else distortion_remark(info))
     except CameraInfoError as error:
         if fallback_hfov <= 0:
             return Calibration(None, None, str(error))
         focal = size[1] / 2 / math.tan(math.radians(fallback_hfov) / 2)
-        made = pinhole(focal, size)
-        return Calibration(focal, made, f"{error}; a field of view of {fallback_hfov:g} degrees is assumed")
+        made, text = pinhole(focal, size), f"{error}; a field of view of {fallback_hfov:g} degrees is assumed"
+        # Without any calibration that is what was asked for.
+        return Calibration(focal, made, None, text) if info is None else Calibration(focal, made, text)
+
+
+def distortion_remark(info: CameraInfo) -> str | None:
+    """What to know of pictures that are taken for not rectified, where that makes a difference."""
+    focal, straight = float(info.k[0]), float(info.p[0])
+    differs = focal > 0 and straight > 0 and abs(straight / focal - 1) > _SAME_FOCAL
+    if not differs and not any(abs(value) > _NO_DISTORTION for value in info.d):
+        return None
+    said = f"pictures are taken for not rectified: depth goes by K (fx {focal:g}"
+    said += f", in P {straight:g})" if differs else "), and follows the lens's distortion"
+    return f"{said}; subscribe to rectified ones, or, if these are, set the camera's parameter camera_matrix to P"
 
 
 def pinhole(focal: float, size: tuple[int, int]) -> CameraInfo:
@@ -217,7 +259,7 @@ def scaled_info(info: CameraInfo, size: tuple[int, int], frame_size: tuple[int, 
     """The CameraInfo of an output of `size` (height, width) made from frames of `frame_size`; header left empty.
 
     K and P are cut and scaled about pixel centres, so that no region of interest or binning is left; distortion and
-    rectification stay, they do not depend on resolution.
+    rectification stay, they do not depend on resolution. What of K, P and R is zero is filled in from the other.
     """
     shown = window(info, frame_size)
     sx, sy = shown.sx * size[1] / shown.width, shown.sy * size[0] / shown.height
@@ -230,5 +272,12 @@ def scaled_info(info: CameraInfo, size: tuple[int, int], frame_size: tuple[int, 
     if p[0]:
         p[0], p[5], p[2], p[6] = shown.intrinsics(p[0], p[5], p[2], p[6])
         p[1], p[3], p[7] = p[1] * sx, p[3] * sx, p[7] * sy
+    # One that was not filled in would be divided by (depth_image_proc takes P).
+    if k[0] and not p[0]:
+        p = [*k[:3], 0.0, *k[3:6], 0.0, *k[6:9], 0.0]
+    elif p[0] and not k[0]:
+        k = [*p[:3], *p[4:7], *p[8:11]]
+    if not any(made.r):
+        made.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
     made.k, made.p = k, p
     return made

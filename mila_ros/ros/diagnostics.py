@@ -29,7 +29,8 @@ _KINDS = 64
 
 
 class Throttle:
-    """Lets a sentence through when it is new, and again each ten seconds. Numbers in it do not make it new.
+    """Lets a sentence through when it is new, and again each ten seconds. Numbers in it do not make it new, but for
+    those that are part of a name (cam1, /camera/1).
 
     Any thread may ask.
     """
@@ -40,7 +41,7 @@ class Throttle:
 
     def passes(self, text: str, now: float) -> bool:
         """Whether to log it now."""
-        kind = re.sub(r"\d+(\.\d+)?", "#", text)
+        kind = re.sub(r"(?<![\w/.])\d+(\.\d+|x\d+)?", "#", text)
         with self._lock:
             last = self._last.get(kind)
             if last is not None and now - last < _REPEAT:
@@ -66,6 +67,7 @@ class CameraReport:
     lacking: str | None = None  # why there is no keyframe to answer from
     failed: int = 0  # frames that failed in the window
     idle: int = 0  # frames that nobody wanted
+    alone: int = 0  # frames without a keyframe to answer from
     dropped: int = 0
     late: int = 0
     keyframe: KeyframeState = field(default_factory=lambda: KeyframeState(0, math.nan, 0))
@@ -205,6 +207,7 @@ def _camera(camera: str, window: CameraWindow, keyframe: KeyframeState) -> Camer
         late=counts.late,
         failed=counts.failed,
         idle=counts.idle,
+        alone=counts.alone,
         received_rate_hz=window.received_rate,
         answered_rate_hz=window.answered_rate,
         keyframe_id=keyframe.number,

@@ -56,15 +56,20 @@ class Noted:
     calibration: tuple[Any, ...] | None = None  # what it was made from
     calibrated: Calibration | None = None
     reported: CameraCounts | None = None  # totals at the last report
-    alone: int = 0  # reports in a row of answers without a keyframe
+    poor: int = 0  # reports in a row of answers without a keyframe
 
-    def lacking(self, keyframe: KeyframeState, answered: int, max_age: float) -> str | None:
-        """Once a report: why frames are answered by the fast network alone, if that goes on; a start is no news."""
-        lacks = answered > 0 and (keyframe.number == 0 or keyframe.age > max_age)
-        self.alone = self.alone + 1 if lacks else 0
+    def lacking(self, keyframe: KeyframeState, alone: int) -> str | None:
+        """Once a report: why frames are answered by the fast network alone, if that goes on; a start is no news.
+
+        alone: how many were, since the last report.
+        """
+        self.poor = self.poor + 1 if alone else 0
         if keyframe.problem is not None:
             return keyframe.problem
-        return "answered without a keyframe: the slow network gives none" if self.alone > _START_REPORTS else None
+        if self.poor <= _START_REPORTS:
+            return None
+        why = "the slow network gives none" if keyframe.number == 0 else "it is older than keyframe.max_age"
+        return f"{alone} frames answered without a keyframe: {why}"
 
 
 class Frames:
@@ -261,7 +266,8 @@ class Frames:
                 self._failed(camera, noted.problem)
                 return None
         else:
-            noted.problem = calibration.problem
+            # Where depth is not wanted, a camera without calibration lacks nothing.
+            noted.problem = None if calibration.focal is None and calibration.missing else calibration.problem
             if noted.problem is not None:
                 self._say(camera, noted.problem)
 
@@ -309,11 +315,14 @@ class Frames:
         """The camera's calibration for frames of this size, worked out anew only when something changed."""
         source, noted = self._inputs.get(camera), self.noted[camera]
         info = source.info if source is not None else None
-        topic, image_topic = (source.info_topic, source.image_topic) if source is not None else ("", "")
-        fallback = self._settings().camera(camera).fallback_hfov
-        made_from = (info, size, fallback)
+        topic = source.info_topic if source is not None else ""
+        settings = self._settings().camera(camera)
+        made_from = (info, size, settings.fallback_hfov)
         if noted.calibrated is None or noted.calibration is None or not _same(noted.calibration, made_from):
-            noted.calibration, noted.calibrated = made_from, calibrate(info, topic, size, fallback, image_topic)
+            made = calibrate(info, topic, size, settings.fallback_hfov, settings.rectified)
+            if made.remark is not None and (noted.calibrated is None or noted.calibrated.remark != made.remark):
+                self._say(camera, made.remark)
+            noted.calibration, noted.calibrated = made_from, made
         return noted.calibrated
 
 

@@ -20,6 +20,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
+from mila_ros.camera_info import is_rectified
 from mila_ros.errors import UserError
 from mila_ros.images import MAX_PIXELS
 from mila_ros.models.config import TASKS
@@ -29,12 +30,15 @@ from mila_ros.runtime.pipeline import MODES
 from mila_ros.runtime.scene import FALL
 
 TRANSPORTS = ("raw", "compressed")
+MATRICES = ("auto", "K", "P")
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
 # A camera's name is a part of topic and parameter names; these already mean something there.
 RESERVED = ("keyframe", "threads", "view", "qos_overrides", "budget")
 _COMPRESSED = "/compressed"
 # The camera of config/perception.yaml.
-_SHIPPED = tuple(f"front.{key}" for key in ("image_topic", "camera_info_topic", "transport", "fallback_hfov"))
+_SHIPPED = tuple(
+    f"front.{key}" for key in ("image_topic", "camera_info_topic", "transport", "camera_matrix", "fallback_hfov")
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ SETTINGS = (
 
 def camera_settings(camera: str, first: bool) -> tuple[Setting, ...]:
     """The parameters of one camera. The first has the topics that most camera drivers use."""
-    image_topic = "/camera/color/image_raw" if first and camera == "front" else f"/{camera}/image_raw"
+    # Without a slash in front, so that they are the namespace's.
+    image_topic = "camera/color/image_raw" if first and camera == "front" else f"{camera}/image_raw"
     return (
         Setting(
             f"{camera}.image_topic",
@@ -205,6 +210,14 @@ def camera_settings(camera: str, first: bool) -> tuple[Setting, ...]:
         ),
         Setting(
             f"{camera}.transport", "raw", "raw: Image; compressed: CompressedImage.", choices=TRANSPORTS, fixed=True
+        ),
+        Setting(
+            f"{camera}.camera_matrix",
+            "auto",
+            "Which matrix of camera_info its pictures go by: P where they are rectified, else K; auto: as the topic's "
+            "name says (image_rect, rect/image: P).",
+            choices=MATRICES,
+            fixed=True,
         ),
         Setting(
             f"{camera}.fallback_hfov",
@@ -290,7 +303,7 @@ class Parameters:
     def _read_camera(self, name: str) -> CameraSettings:
         image_topic, info_topic = self._value(f"{name}.image_topic"), self._value(f"{name}.camera_info_topic")
         compressed = self._value(f"{name}.transport") == "compressed"
-        base = image_topic.removesuffix(_COMPRESSED)
+        base, matrix = image_topic.removesuffix(_COMPRESSED), self._value(f"{name}.camera_matrix")
         if not info_topic:
             info_topic = f"{base.rpartition('/')[0]}/camera_info" if "/" in base else "camera_info"
         for key, topic in (("image_topic", base), ("camera_info_topic", info_topic)):
@@ -306,6 +319,7 @@ class Parameters:
             info_topic=info_topic,
             compressed=compressed,
             fallback_hfov=self._value(f"{name}.fallback_hfov"),
+            rectified=is_rectified(base) if matrix == "auto" else matrix == "P",
         )
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:

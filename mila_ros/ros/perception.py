@@ -264,6 +264,7 @@ class Perception(LifecycleNode):
             noted, seen = frames.noted[camera], window.cameras[camera]
             before = noted.reported or CameraCounts()
             since = None if source.last_arrival is None else now - source.last_arrival
+            more = seen.counts.since(before)
             silence = source.silence() if since is None or since > settings.stale_after else ""
             keyframe = pipeline.keyframe_state(camera, now, source.received)
             if overdue := source.overdue(silence, now, settings.stale_after):
@@ -276,8 +277,8 @@ class Perception(LifecycleNode):
                 problem=noted.problem,
                 last_error=noted.error,
                 window=seen,
-                lacking=noted.lacking(keyframe, seen.answered, settings.keyframe_max_age),
-                **seen.counts.since(before),
+                lacking=noted.lacking(keyframe, more["alone"]),
+                **more,
                 keyframe=keyframe,
                 size=noted.size,
                 output_size=noted.output_size,

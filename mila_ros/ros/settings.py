@@ -14,6 +14,7 @@ class CameraSettings:
     info_topic: str
     compressed: bool
     fallback_hfov: float  # degrees; 0: none
+    rectified: bool  # whether its pictures are
 
 
 @dataclass(frozen=True)

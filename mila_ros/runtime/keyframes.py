@@ -114,7 +114,7 @@ class Keyframes:
         }
         self._counts, self._counting = True, Shortage()
         self._jobs: NewestSlots[_Job] = NewestSlots([*cameras, _COUNTING])
-        self._begun = threading.Event()
+        self._begun, self._done = threading.Event(), threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="mila-slow", daemon=True)
         self._thread.start()
         self._begun.wait(LONGEST_START)  # with its warm-up, which would be in the way of the first frames
@@ -135,6 +135,11 @@ class Keyframes:
         state.scheduler.started(arrived)
         self._meter.keyframe_reason(reason.value)
         self._jobs.put(camera, _Job(picture, frame, arrived, state.slot.epoch, picture.size, tasks))
+
+    def wait(self, camera: str, seconds: float) -> None:
+        """Until no keyframe of this camera waits or runs, or for so long."""
+        with self._done:
+            self._done.wait_for(lambda: not self.of[camera].busy, seconds)
 
     def make(self, camera: str, picture: Picture, reason: Reason, arrived: float, frame: int) -> Memory | None:
         """Make one now, with the threads of both networks; None: the device has no memory for it."""
@@ -204,8 +209,10 @@ class Keyframes:
             if camera in self.of:
                 self.of[camera].problem = None
         finally:
-            if camera in self.of:
-                self.of[camera].busy = False
+            with self._done:
+                if camera in self.of:
+                    self.of[camera].busy = False
+                self._done.notify_all()
 
     def _failed(self, camera: str, error: Exception) -> None:
         """Remember and say why there is no keyframe."""

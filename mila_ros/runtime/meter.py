@@ -49,11 +49,14 @@ class CameraCounts:
     late: int = 0
     failed: int = 0
     idle: int = 0
+    alone: int = 0
     keyframes: int = 0
 
     def since(self, before: CameraCounts) -> dict[str, int]:
         """What a report asks about: how many more since then."""
-        return {name: getattr(self, name) - getattr(before, name) for name in ("failed", "dropped", "late", "idle")}
+        return {
+            name: getattr(self, name) - getattr(before, name) for name in ("failed", "dropped", "late", "idle", "alone")
+        }
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from mila_ros.runtime.shortage import out_of_memory, tried_twice, without_frames
 from mila_ros.runtime.together import BatchSizes, shape_of
 
 MODES = ("asynchronous", "synchronous")
+_LONGEST_WAIT = 1.0
+"""Seconds for which a frame waits for its own keyframe where none before it is of use."""
 
 
 @dataclass
@@ -25,6 +27,7 @@ class _Last:
 
     size: tuple[int, int] | None = None
     stamp_ns: int | None = None
+    arrived: float = -math.inf
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class Pipeline:
 
     `answer` is called by one thread, inside `with pipeline.fast_thread()`; or its halves, `look` and `tell`, each by a
     thread of its own, so that a frame is looked at while the one before it is told of. In asynchronous mode a keyframe
-    is made by a thread of its own while frames are answered from the memory before it; in synchronous mode the frame
-    that is due waits for the slow network and is answered from its features.
+    is made by a thread of its own while frames are answered from the memory before it; only a frame that begins anew
+    (the first one, after a break, or where frames come more seldom than keyframes age) waits for its own. In
+    synchronous mode the frame that is due waits for the slow network and is answered from its features.
 
     Args:
         engine: runs the model.
@@ -275,7 +279,8 @@ class Pipeline:
         if why is not None or (keyframe is not None and keyframe.size != picture.size):
             state.slot.forget()
             keyframe = None
-        last.size, last.stamp_ns = picture.original, ask.stamp_ns
+        begins = why is not None or arrived - last.arrived > state.scheduler.max_age or last.size is None
+        last.size, last.stamp_ns, last.arrived = picture.original, ask.stamp_ns, arrived
         reason, memory, number = state.due(arrived, keyframe), None, None
         if reason is not None and self._mode == "synchronous":
             memory = self._keyframes.make(camera, picture, reason, arrived, ask.frame)
@@ -283,8 +288,13 @@ class Pipeline:
         if not recalled:
             if reason is not None and self._mode == "asynchronous":
                 self._keyframes.ask(camera, picture, reason, arrived, ask.frame, ask.tasks)
+                if begins:
+                    self._keyframes.wait(camera, _LONGEST_WAIT)
+                    keyframe = state.slot.get()
             memory = state.fresh(arrived, keyframe, picture.size)
             number = keyframe.number if keyframe is not None and memory is not None else None
+            if memory is None:
+                self.meter.count(camera, "alone")
         return _Begun(ask, picture, memory, recalled, why, number)
 
     def _ran(self, begun: _Begun) -> None:

@@ -71,7 +71,7 @@ def made(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
         depth_encoding="32FC1",
         view_max_depth=10.0,
         view_opacity=0.5,
-        camera=lambda name: SimpleNamespace(fallback_hfov=60.0),
+        camera=lambda name: SimpleNamespace(fallback_hfov=60.0, rectified=False),
     )
     topics, said = {name: Topics() for name in NAMES}, []
     frames = Frames(pipeline, topics, {}, lambda: settings, lambda *what: said.append(what))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sensor_msgs.msg import CameraInfo
 from mila_ros.ros.cameras_in import CameraInput, calibrate, pinhole, scaled_info
 from mila_ros.ros.diagnostics import CameraReport, Throttle, budget_status, camera_status
 from mila_ros.ros.frames import Noted, _same
+from mila_ros.ros.settings import CameraSettings
 from mila_ros.ros.topics_out import millimetres
 from mila_ros.ros.views import colour_table, depth_view, normals_view, segmentation_view
 from mila_ros.runtime.keyframes import KeyframeState
@@ -88,11 +90,11 @@ def test_another_region_or_binning_is_another_calibration():
     assert not _same((info, size), (binned, size))
 
 
-def test_rectified_topics_take_the_focal_length_of_p():
+def test_rectified_pictures_take_the_focal_length_of_p():
     info = pinhole(500.0, (480, 640))
     info.p[0] = info.p[5] = 400.0
-    assert calibrate(info, "/info", (480, 640), 0.0, "/camera/image_rect").focal == pytest.approx(400.0)
-    assert calibrate(info, "/info", (480, 640), 0.0, "/camera/image_raw").focal == pytest.approx(500.0)
+    assert calibrate(info, "/info", (480, 640), 0.0, rectified=True).focal == pytest.approx(400.0)
+    assert calibrate(info, "/info", (480, 640), 0.0).focal == pytest.approx(500.0)
 
 
 @pytest.mark.parametrize("info", [None, CameraInfo(), CameraInfo(width=640, height=480, k=[math.nan] * 9)])
@@ -100,17 +102,67 @@ def test_without_a_focal_length_there_is_a_sentence_or_an_assumption(info):
     nothing = calibrate(info, "/info", (480, 640), 0.0)
     assert nothing.focal is None and nothing.info is None and "camera_info" in nothing.problem
     assumed = calibrate(info, "/info", (480, 640), 90.0)
-    assert assumed.focal == pytest.approx(320.0) and "90 degrees is assumed" in assumed.problem
+    assert assumed.focal == pytest.approx(320.0)
+    # Without any calibration an assumption is what was asked for; one that cannot be used is a problem.
+    said, other = (assumed.remark, assumed.problem) if info is None else (assumed.problem, assumed.remark)
+    assert "90 degrees is assumed" in said and other is None
 
 
-def test_a_latched_calibration_gives_way_to_a_newer_one():
-    source = CameraInput.__new__(CameraInput)
-    source.info = None
-    for seconds, width in ((5, 640), (3, 320), (9, 1280)):
-        message = CameraInfo(width=width)
-        message.header.stamp.sec = seconds
-        source._latched_info(message)
-    assert source.info.width == 1280 and source.info.header.stamp.sec == 9
+class Silent:
+    """A node whose subscriptions hear nothing."""
+
+    def create_subscription(self, *_: object, **__: object) -> object:
+        return SimpleNamespace(topic_name="/info")
+
+
+def stamped(seconds: int, width: int) -> CameraInfo:
+    message = CameraInfo(width=width)
+    message.header.stamp.sec = seconds
+    return message
+
+
+def test_the_newest_calibration_whether_it_comes_once_or_again_and_again():
+    now = [100.0]
+    settings = CameraSettings("front", "/image", "/info", False, 0.0, False)
+    source = CameraInput(Silent(), settings, lambda *_: None, lambda: now[0])
+    assert source.info is None
+    for seconds, width in ((5, 640), (3, 320)):  # two who published once; the older one is heard last
+        source._latched_info(stamped(seconds, width))
+    assert source.info.width == 640
+    for seconds in (10, 11):
+        source._camera_info(stamped(seconds, 1280))
+        source._latched_info(stamped(seconds - 4, 640))
+        assert source.info.width == 1280  # never in place of a newer one, while that goes on
+    now[0] += 5.0
+    source._latched_info(stamped(2, 848))  # another recording, of an earlier day
+    assert source.info.width == 848
+    now[0] += 1.0
+    source._camera_info(stamped(3, 424))
+    assert source.info.width == 424
+
+
+def test_pictures_that_are_taken_for_not_rectified_are_remarked_upon():
+    plain, bent, cropped = (pinhole(500.0, (480, 640)) for _ in range(3))
+    bent.d = [-0.3, 0.1, 0.0, 0.0, 0.0]
+    cropped.p[0] = 400.0
+    assert calibrate(plain, "/info", (480, 640), 0.0).remark is None
+    assert "lens's distortion" in calibrate(bent, "/info", (480, 640), 0.0).remark
+    assert "fx 500, in P 400" in calibrate(cropped, "/info", (480, 640), 0.0).remark
+    for info in (bent, cropped):
+        assert calibrate(info, "/info", (480, 640), 0.0, rectified=True).remark is None
+        assert calibrate(info, "/info", (480, 640), 0.0).problem is None
+
+
+def test_what_a_driver_left_empty_is_filled_in_for_who_divides_by_it():
+    info = pinhole(500.0, (480, 640))
+    expected = pinhole(250.0, (240, 320))
+    without_p, without_k = (pinhole(500.0, (480, 640)) for _ in range(2))
+    without_p.p, without_p.r = [0.0] * 12, [0.0] * 9
+    without_k.k = [0.0] * 9
+    for given in (info, without_p, without_k):
+        made = scaled_info(given, (240, 320), (480, 640))
+        for name in ("k", "p", "r"):
+            np.testing.assert_allclose(getattr(made, name), getattr(expected, name), err_msg=name)
 
 
 def test_the_log_repeats_nothing_for_ten_seconds_and_numbers_are_no_news():
@@ -119,6 +171,9 @@ def test_the_log_repeats_nothing_for_ten_seconds_and_numbers_are_no_news():
     assert not throttle.passes("size 11x20 is wrong", 1.0)
     assert throttle.passes("encoding rgb is wrong", 1.0)
     assert throttle.passes("size 11x20 is wrong", 11.0)
+    for camera in ("cam0", "cam1", "/rig/2"):  # numbers in names are
+        assert throttle.passes(f"camera {camera}: no frame for 3.5 s", 12.0)
+        assert not throttle.passes(f"camera {camera}: no frame for 12 s", 13.0)
     for i in range(1000):
         throttle.passes("x" * i, 12.0)
     assert len(throttle._last) <= 64
@@ -172,9 +227,10 @@ def test_a_camera_that_nobody_wants_is_told_from_one_that_is_not_answered():
 
 def test_a_lasting_lack_of_keyframes_is_a_problem_and_a_start_is_none():
     noted, none = Noted(), KeyframeState(0, math.nan, 0)
-    assert [noted.lacking(none, 30, 5.0) for _ in range(2)] == [None, None]
-    assert "without a keyframe" in noted.lacking(none, 30, 5.0)
-    assert noted.lacking(KeyframeState(7, 0.2, 6), 30, 5.0) is None
-    assert [noted.lacking(KeyframeState(7, 6.0, 180), 30, 5.0) for _ in range(3)][2] is not None
-    assert noted.lacking(none, 0, 5.0) is None  # nobody is answered at all
-    assert noted.lacking(KeyframeState(7, 0.2, 6, problem="out of memory"), 30, 5.0) == "out of memory"
+    assert [noted.lacking(none, 30) for _ in range(2)] == [None, None]
+    assert noted.lacking(none, 30) == "30 frames answered without a keyframe: the slow network gives none"
+    assert noted.lacking(KeyframeState(7, 0.2, 6), 0) is None
+    said = [noted.lacking(KeyframeState(7, 0.2, 6), 1) for _ in range(3)]  # young when it is asked for, old when used
+    assert said[:2] == [None, None] and "older than keyframe.max_age" in said[2]
+    assert noted.lacking(none, 0) is None  # nobody is answered at all
+    assert noted.lacking(KeyframeState(7, 0.2, 6, problem="out of memory"), 30) == "out of memory"

@@ -64,16 +64,37 @@ def frame(pipeline, clock, number, size=(64, 64), stamp=None):
         return pipeline.answer(Ask("front", rgb, TASKS, 60.0, clock.now, number, stamp))
 
 
-def test_asynchronous_frames_never_wait_and_use_the_memory_when_it_is_there(start):
+def test_asynchronous_frames_use_the_newest_memory_and_the_first_one_waits_for_its_own(start):
     pipeline, clock = start(mode="asynchronous", period=1.0)
     answer, why = frame(pipeline, clock, 1)
-    assert "slow" not in answer.milliseconds and "ila" not in answer.milliseconds and why is None
-    wait(lambda: pipeline.keyframe_state("front", clock.now, 1).number == 1)
+    assert "slow" not in answer.milliseconds and "ila" in answer.milliseconds and why is None
+    assert pipeline.keyframe_state("front", clock.now, 1).number == 1
     clock.now += 0.1
     answer, _ = frame(pipeline, clock, 2)
     assert "ila" in answer.milliseconds
     state = pipeline.keyframe_state("front", clock.now, 2)
     assert (state.number, state.distance) == (1, 1) and state.age == pytest.approx(0.1)
+
+
+def test_asynchronous_frames_do_not_wait_for_a_slow_network_that_takes_long(engine, start, monkeypatch):
+    go_on, keyframe = threading.Event(), engine.keyframe
+
+    def held(*arguments, **named):
+        go_on.wait(20)
+        return keyframe(*arguments, **named)
+
+    monkeypatch.setattr(engine, "keyframe", held)
+    monkeypatch.setattr("mila_ros.runtime.pipeline._LONGEST_WAIT", 0.05)
+    pipeline, clock = start(mode="asynchronous", period=1.0)
+    for number in (1, 2, 3):
+        answer, _ = frame(pipeline, clock, number)
+        assert "ila" not in answer.milliseconds
+        clock.now += 0.1
+    assert pipeline.meter.window(clock.now).cameras["front"].counts.alone == 3
+    go_on.set()
+    wait(lambda: pipeline.keyframe_state("front", clock.now, 3).number == 1)
+    assert "ila" in frame(pipeline, clock, 4)[0].milliseconds
+    assert pipeline.meter.window(clock.now).cameras["front"].counts.alone == 3
 
 
 def test_synchronous_keyframes_answer_from_the_slow_network(start):
@@ -98,15 +119,32 @@ def test_a_change_of_size_and_a_jump_back_forget_the_memory(start):
     assert why is None and "ila" in answer.milliseconds
 
 
-def test_an_old_memory_is_not_used(start):
+def test_an_old_memory_is_not_used(start, monkeypatch):
     pipeline, clock = start(mode="asynchronous", period=100.0, max_age=2.0)
     frame(pipeline, clock, 1)
-    wait(lambda: pipeline.keyframe_state("front", clock.now, 1).number == 1)
-    clock.now += 3.0
-    answer, _ = frame(pipeline, clock, 2)
-    assert "ila" not in answer.milliseconds
-    wait(lambda: pipeline.keyframe_state("front", clock.now, 2).number == 2)
-    assert pipeline.meter.window(clock.now).reasons == {"no memory yet": 1, "memory too old": 1}
+    monkeypatch.setattr(pipeline._keyframes, "ask", lambda *_: None)  # nothing newer comes
+    for number in range(2, 5):
+        clock.now += 0.9
+        answer, _ = frame(pipeline, clock, number)
+        assert ("ila" in answer.milliseconds) == (number < 4)
+
+
+def test_frames_that_come_more_seldom_than_keyframes_age_wait_for_their_own(start):
+    pipeline, clock = start(mode="asynchronous", period=100.0, max_age=2.0)
+    for number in (1, 2, 3):
+        answer, _ = frame(pipeline, clock, number)
+        assert "ila" in answer.milliseconds
+        assert pipeline.keyframe_state("front", clock.now, number).number == number
+        clock.now += 6.0
+    assert pipeline.meter.window(clock.now).reasons == {"no memory yet": 1, "memory too old": 2}
+
+
+def test_after_a_jump_back_a_frame_waits_for_its_own_keyframe(start):
+    pipeline, clock = start(mode="asynchronous", period=100.0)
+    frame(pipeline, clock, 1, stamp=5_000_000_000)
+    answer, why = frame(pipeline, clock, 2, stamp=1_000_000_000)
+    assert "back by 4.000 s" in why and "ila" in answer.milliseconds
+    assert pipeline.meter.window(clock.now).cameras["front"].counts.alone == 0
 
 
 def test_modes_and_period_change_while_it_runs(start):

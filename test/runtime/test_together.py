@@ -174,7 +174,7 @@ def test_cameras_that_are_alike_go_through_at_once(cameras) -> None:
         own = rig.engine.answer(rig.engine.upload(each.ask.picture), memory, each.ask.tasks, 60.0, match=True)
         assert_same(each.answer, own)
     window = rig.pipeline.meter.window(rig.clock.now)
-    assert window.stages["fast"].count == 8 and window.stages["ila"].count == 4
+    assert window.stages["fast"].count == 8 and window.stages["ila"].count == 8
 
 
 def test_cameras_that_remember_differently_are_answered_all_the_same(cameras) -> None:
