@@ -283,6 +283,35 @@ def test_a_working_environment_is_kept_until_there_is_another(tree, working, mon
     assert not working.program.exists() and not working.before.exists()
 
 
+def test_what_set_up_did_not_make_is_never_removed(tree, working, monkeypatch):
+    shutil.move(working.venv, working.before)  # killed, or moved away by hand; and somebody's own in its place
+    (tree / ".venv").mkdir()
+    (tree / ".venv" / "mine").touch()
+    with pytest.raises(SetupError, match="make setup` did not make it"):
+        Setup(tree, {}).run()
+    assert (tree / ".venv" / "mine").exists() and working.before.exists()
+    shutil.rmtree(tree / ".venv")
+    shutil.rmtree(working.before)
+    working.before.mkdir()
+    (working.before / "mine").touch()
+    monkeypatch.setattr(Setup, "_install", lambda self, python: None)
+    assert Setup(tree, {}).run() is True
+    assert (working.before / "mine").exists()
+
+
+def test_a_set_up_that_was_killed_does_not_cost_the_environment_that_works(tree, working, monkeypatch):
+    def killed(self, python):
+        raise KeyboardInterrupt
+
+    shutil.move(working.venv, working.before)
+    (tree / ".venv").mkdir()
+    (tree / ".venv" / "mila-setup.json").write_text("{}")  # begun, not finished
+    monkeypatch.setattr(Setup, "_install", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Setup(tree, {}).run()
+    assert working.program.read_text() == "works" and not working.before.exists()
+
+
 def test_a_foreign_environment_is_left_alone(tree):
     (tree / ".venv").mkdir()
     with pytest.raises(SetupError, match="mv .venv .venv-old"):

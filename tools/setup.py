@@ -55,6 +55,7 @@ class Setup:
         self.root = root
         self.venv = root / ".venv"
         self.before = root / ".venv-before"
+        self._set_aside = False
         self.ros_folder = self.venv / "ros"
         self.install = self.ros_folder / "install"
         self.environ = environ
@@ -108,12 +109,13 @@ class Setup:
                     self.done[step] = keys[step]
                     self._write_marker()
         except BaseException:
-            if self.before.exists() and "dependencies" not in self.done:
+            if self._set_aside and "dependencies" not in self.done:
                 shutil.rmtree(self.venv, ignore_errors=True)
                 self.before.rename(self.venv)
                 self.say("the former environment is left as it was")
             raise
-        shutil.rmtree(self.before, ignore_errors=True)
+        if (self.before / self.marker.name).exists():  # else it is not ours
+            shutil.rmtree(self.before, ignore_errors=True)
         return True
 
     def _make_venv(self, python: Interpreter) -> None:
@@ -124,14 +126,24 @@ class Setup:
                 raise SetupError(
                     ".venv is there, but `make setup` did not make it; `mv .venv .venv-old` and run it again"
                 )
-            shutil.rmtree(self.before, ignore_errors=True)
-            self.venv.rename(self.before)  # one that works, until there is another
+            self._put_aside()
         # The marker comes first: an interrupted set-up must be told from somebody else's environment.
         self.venv.mkdir()
         self.done = {}
         self._write_marker()
         command = [python.executable, "-m", "venv", str(self.venv)]
         self._call(command + (["--system-site-packages"] if self.ros else []), "the virtual environment was not made")
+
+    def _put_aside(self) -> None:
+        """Keep an environment that works until there is another; one that was never finished goes."""
+        if "dependencies" not in self.done:
+            shutil.rmtree(self.venv)  # a set-up was killed: what worked before it may be aside already
+        elif self.before.exists() and not (self.before / self.marker.name).exists():
+            raise SetupError(f"{self.before.name} is there, but `make setup` did not make it; move it away")
+        else:
+            shutil.rmtree(self.before, ignore_errors=True)
+            self.venv.rename(self.before)
+        self._set_aside = self.before.exists()
 
     def _install(self, python: Interpreter) -> None:
         self.say("dependencies (the first time up to 2.5 GB to download: PyTorch with CUDA)")

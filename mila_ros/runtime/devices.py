@@ -74,7 +74,7 @@ def give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
-_NEEDED = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnxscript")}
+_NEEDED = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnxscript", "onnx")}
 
 
 def pick_backend(name: str, device: torch.device) -> str:
@@ -92,5 +92,8 @@ def pick_backend(name: str, device: torch.device) -> str:
     if name == "openvino" and device.type != "cpu":
         raise UserError(f"backend openvino is for the CPU, not for {device}; use onnxruntime, eager or auto")
     if lacking.get(name):
-        raise UserError(f"backend {name} is not installed: pip install {' '.join(lacking[name])}; or use eager")
+        packages = " ".join(lacking[name])
+        if device.type == "cuda":
+            packages = packages.replace("onnxruntime", "onnxruntime-gpu")
+        raise UserError(f"backend {name} is not installed: pip install {packages}; or use eager")
     return name

@@ -375,6 +375,9 @@ class Engine:
             for each, some in [(self.recall(picture, memory), self.tasks), *product(looked, sets)]:
                 self.tell(each, some, 500.0, confidence="segmentation" in some)
         self._at_first[picture.size] = memory, looked
+        if self._compiled is not None and self._compiled.failure is not None:
+            self._do_without(self._compiled.failure)
+            self._running = self.model
         count = 2
         while self.batches and {"look", "tell"} <= set(parts) and count <= min(cameras, LARGEST_BATCH):
             for known in (None, memory):

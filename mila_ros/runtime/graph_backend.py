@@ -75,6 +75,8 @@ class GraphBackend:
         self._making: set[_Size] = set()
         self._lock = threading.Lock()
         self._own = threading.local()
+        self.failure: UserError | None = None
+        """Why a graph that is there could not be run; PyTorch answers since then."""
 
     def over(self, model: Mila) -> Mila:
         """The same network, its parts run here wherever they can be; the given one stays as it is."""
@@ -109,7 +111,10 @@ class GraphBackend:
                     f"compiling the network for pictures of {width}x{height}: once, up to a minute "
                     f"(kept in {self._cache.folder})"
                 )
-            found = known or self._cache.make(height, width)
+            made = known or self._cache.make(height, width)
+            for path in made.values():
+                self._runtime.warm(path)
+            found = made
         finally:
             self._graphs[size] = found
 
@@ -141,10 +146,8 @@ class GraphBackend:
                 made = self._runtime.open(graphs[part], wanted)
             except Exception as error:
                 self._graphs[size] = {}
-                self._say(
-                    f"{self._runtime.name} cannot run the network at {size[1]}x{size[0]}: {error}; "
-                    "PyTorch answers instead"
-                )
+                self.failure = UserError(f"{self._runtime.name} cannot run the network at {size[1]}x{size[0]}: {error}")
+                self._say(f"{self.failure}; PyTorch answers instead")
                 return None
             while len(requests) >= _KEPT:  # the oldest: sizes and sets of tasks come and go
                 requests.pop(next(iter(requests)))

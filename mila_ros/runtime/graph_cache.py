@@ -13,6 +13,7 @@ seconds of Python, is not for a node that answers frames.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -131,8 +132,10 @@ def _key(model: Mila, runtime: str) -> str:
 
 def _version(package: str) -> str:
     """Of what is installed, under whatever name it was (onnxruntime has one a device)."""
-    distributions = importlib.metadata.packages_distributions().get(package, [])
-    return " ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(distributions))
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return str(getattr(importlib.import_module(package), "__version__", ""))
 
 
 def _whole(folder: Path) -> dict[str, Path] | None:

@@ -53,6 +53,10 @@ class Runtime(ABC):
     def open(self, path: Path, wanted: Sequence[str]) -> Request:
         """A part compiled for the calling thread, its number of threads, and the outputs that are wanted."""
 
+    def warm(self, path: Path) -> None:
+        """Do once what a part's first run would take long for, before anybody waits for it; most have nothing to do."""
+        return
+
 
 def output_type(name: str, between: torch.dtype) -> torch.dtype:
     """The type in which an output is wanted: that of the network, for what goes into another part of it."""

@@ -65,8 +65,11 @@ class Shares:
     @contextmanager
     def _thread(self, threads: int, stream: Any) -> Iterator[None]:
         if stream is not None:
-            with torch.inference_mode(), torch.cuda.device(self._device), torch.cuda.stream(stream):
-                yield
+            try:
+                with torch.inference_mode(), torch.cuda.device(self._device), torch.cuda.stream(stream):
+                    yield
+            finally:
+                self._leaving()
             return
         torch.get_num_threads()  # this thread's lazy set-up, which would later overwrite the next line
         torch.set_num_threads(threads)  # OpenMP keeps this a calling thread

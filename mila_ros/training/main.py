@@ -117,6 +117,8 @@ def main(argv: list[str]) -> int:
     trainer = Trainer(settings, pools, validation, options.out, fabric)
     if not options.fresh and trainer.resume():
         print(f"resumed at step {trainer.step}", file=sys.stderr)
+    if fabric.is_global_zero:
+        trainer.log.forget_after(trainer.step)
     trainer.run()
     print(trainer.folder / "model.safetensors")
     return 0

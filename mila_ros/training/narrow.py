@@ -18,15 +18,27 @@ from mila_ros.models.propagation import Joining
 
 @torch.no_grad()
 def narrow(wide: Mila, model: Mila) -> None:
-    """Fill the fast parts of `model` that are narrower than those of `wide`, but alike in all else, in place."""
+    """Fill the fast network and the fast heads of `model` where they are narrower than those of `wide`, in place."""
     narrow_last_layer(wide.fast.merge8[0][1], wide.fast.merge8[1], model.fast.merge8[0][1], model.fast.merge8[1])
-    same = wide.config.propagation == model.config.propagation
-    names = dict(wide.propagation.named_modules() if same else ())
-    for name, part in model.propagation.named_modules():
-        known = names.get(name)
-        if isinstance(part, Joining) and isinstance(known, Joining):
-            narrow_last_layer(known[0], known[1], part[0], part[1])
     narrow_heads(wide.fast_heads, model.fast_heads)
+
+
+@torch.no_grad()
+def narrow_joining(wide: nn.Module | None, part: nn.Module) -> None:
+    """The same for what joins (propagation.py) in a propagation or a look-up, from one of the same kind.
+
+    Where there is none, or it read other maps, it begins by adding nothing.
+    """
+    names = {} if wide is None else dict(wide.named_modules())
+    for name, own in part.named_modules():
+        if not isinstance(own, Joining):
+            continue
+        known = names.get(name)
+        alike = isinstance(known, Joining) and known[0].conv.weight.shape[1] == own[0].conv.weight.shape[1]
+        if isinstance(known, Joining) and alike:
+            narrow_last_layer(known[0], known[1], own[0], own[1])
+        elif not isinstance(known, Joining) or known[1].weight.shape != own[1].weight.shape:
+            own.scale(0.0)
 
 
 @torch.no_grad()
@@ -59,7 +71,7 @@ def narrow_heads(wide: Heads, heads: Heads) -> None:
         share = _linear(_block(old.fine[1])) * _block(old.fine[0]).norm.weight
         worth.append(share.square().sum(0) / share.square().sum())
     kept = _most(torch.stack(worth).sum(0), count)
-    _take(wide.detail, heads.detail, kept)
+    _take(wide.detail, heads.detail, kept, heads.detail_in + min(wide.carried_in, heads.carried_in))
     for old, new in pairs:
         new.coarse[0].load_state_dict(old.coarse[0].state_dict())
         _take(_block(old.coarse[1]), _block(new.coarse[1]), kept)
@@ -86,9 +98,13 @@ def _block(module: nn.Module) -> ConvBlock:
     return module
 
 
-def _take(block: ConvBlock, into: ConvBlock, kept: Tensor) -> None:
-    """Some output channels of a block, with all its inputs (or, depthwise, with their own)."""
-    into.conv.weight.copy_(block.conv.weight[kept])
+def _take(block: ConvBlock, into: ConvBlock, kept: Tensor, inputs: int | None = None) -> None:
+    """Some output channels of a block, with its inputs (or, depthwise, with their own).
+
+    inputs: how many of these both have, the first ones; what else the new block reads begins by adding nothing.
+    """
+    into.conv.weight.zero_()
+    into.conv.weight[:, :inputs] = block.conv.weight[kept][:, :inputs]
     for name, value in block.norm.state_dict().items():
         into.norm.state_dict()[name].copy_(value[kept] if value.ndim else value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,8 +39,11 @@ class RunLog:
             for key, value in metrics.items()
             if key != "iou"
         }
-        with self.validation.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | flat) + "\n")
+        kept = [line for line in self._validations() if _read(line).get("step") != step]
+        _write(self.validation, "".join(f"{line}\n" for line in [*kept, json.dumps({"step": step} | flat)]))
+
+    def _validations(self) -> list[str]:
+        return self.validation.read_text(encoding="utf-8").splitlines() if self.validation.exists() else []
 
     def forget_after(self, step: int) -> None:
         """Leave out what a run wrote behind the step that it is resumed at: it will be written again.
@@ -49,13 +53,21 @@ class RunLog:
         if self.losses.exists():
             with self.losses.open(newline="", encoding="utf-8") as file:
                 rows = [r for r in csv.DictReader(file) if None not in r.values() and _step(r["step"]) <= step]
-            self.losses.unlink()
-            for row in rows:
-                self.add_losses({name: row.get(name, "") for name in COLUMNS})  # type: ignore[misc]
+            text = io.StringIO(newline="")
+            writer = csv.DictWriter(text, fieldnames=COLUMNS, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+            _write(self.losses, text.getvalue())
         if self.validation.exists():
-            lines = self.validation.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step(_read(line).get("step")) <= step]
-            self.validation.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            kept = [line for line in self._validations() if _step(_read(line).get("step")) <= step]
+            _write(self.validation, "".join(f"{line}\n" for line in kept))
+
+
+def _write(path: Path, text: str) -> None:
+    """In place of what was there, whole or not at all."""
+    partial = path.with_suffix(f"{path.suffix}.partial")
+    partial.write_text(text, encoding="utf-8", newline="")
+    partial.replace(path)
 
 
 def _step(value: Any) -> float:

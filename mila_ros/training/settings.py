@@ -113,8 +113,9 @@ class TrainSettings:
 
     model: dict[str, Any] = field(default_factory=dict)
     """Overrides of the model's configuration (models/config.py); on the command line, of those of the file. With
-    `start`, only of how features are carried, and in the stage slow of tasks, working_pixels, slow_zoom, and
-    slow_backbone: another one, from ImageNet weights, under the trained decoder."""
+    `start`, only of how features are carried and how small the fast network is (fast_*), and in the stage slow of
+    tasks, working_pixels, slow_zoom, and slow_backbone: another one, from ImageNet weights, under the trained decoder.
+    """
     labels: str = "nyu40"
     """Class names and colours: config/labels/NAME.yaml. Rendered rooms have those of nyu40."""
     relabel: bool = False

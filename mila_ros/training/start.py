@@ -16,7 +16,7 @@ from mila_ros.models.heads import Heads
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import SlowNetwork
 from mila_ros.training.depth_scale import rescale
-from mila_ros.training.narrow import narrow, narrow_heads
+from mila_ros.training.narrow import narrow, narrow_heads, narrow_joining
 from mila_ros.training.settings import TrainSettings
 from mila_ros.worlds.labels import load_labels
 
@@ -109,6 +109,10 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[
     for name, part in model.propagation.look_ups().items() if known else ():
         source = known.get(name) or known.get("all") or next(iter(known.values()))
         part.load_state_dict(_fitted(source.state_dict(), part))
+        narrow_joining(source, part)
+    if not (known and model.propagation.look_ups()):
+        same = model.config.propagation == trained.config.propagation
+        narrow_joining(trained.propagation if same else None, model.propagation)
     narrow(trained, model)
     return model
 

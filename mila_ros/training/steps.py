@@ -49,6 +49,14 @@ class Step(nn.Module):
         losses = {name: loss * self.settings.task_weights.get(name, 1.0) for name, loss in losses.items()}
         return uncertainty_weighted(losses, self.log_variance)
 
+    def by_weight(self, losses: dict[str, Tensor]) -> Tensor:
+        """Their sum by the same weights, which are not learned from them."""
+        shares = {t: self.settings.task_weights.get(t, 1.0) for t in losses}
+        for task, variance in self.log_variance.items():
+            if task in shares:
+                shares[task] = shares[task] * torch.exp(-variance.detach())
+        return torch.stack([shares[task] * loss for task, loss in losses.items()]).sum()
+
 
 def working_zoom(model: Mila, height: int, width: int) -> float:
     """Size of a picture at the networks' working size over its own.
@@ -101,7 +109,7 @@ class FastStep(Step):
             *carried, target = zip(coarse.split(count), details.split(count), strict=True)
             zoom = working_zoom(model, height, width)
             teacher = model.predict(Features(*target, height, width, zoom, slow=True), tasks, batch.focal, size)
-        current, detail, found = self._carried(batch.image, past, carried)
+        current, detail, found, before = self._carried(batch.image, past, carried)
         # Some pictures are answered without a keyframe, so that the fast network can do that too.
         alone = torch.rand(count, 1, 1, 1, device=current.device) < settings.alone
         together = _left_out(found, current, alone)
@@ -119,11 +127,10 @@ class FastStep(Step):
         if settings.glance_weight:
             losses["glance"] = settings.glance_weight * feature_loss(current, target[0])
         if self.temporal is not None:
-            earlier = batch.keyframes[:, 0]
-            then = Features(*model.fast(earlier), height, width, zoom, slow=False)
-            before = model.predict(then, tasks, batch.focal, size)
-            agreement = self.weighted(self.temporal(answers, before, batch.image, earlier))
-            losses["temporal"] = settings.temporal_weight * torch.stack(list(agreement.values())).sum()
+            then = Features(*(before or model.fast(past[0])), height, width, zoom, slow=False)
+            said = model.predict(then, tasks, batch.focal, size)
+            agreement = self.temporal(answers, said, batch.image, past[0])
+            losses["temporal"] = settings.temporal_weight * self.by_weight(agreement)
         if self.critic is not None:
             verdict, fooled = adversarial_losses(self.critic, target[0], current)
             share = rising(self.step, settings.adversary_rise)
@@ -132,24 +139,25 @@ class FastStep(Step):
 
     def _carried(
         self, image: Tensor, past: Tensor, carried: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor, dict[str, Carried]]:
-        """What the fast network sees now (features, details), and what the keyframes add to it, by task.
+    ) -> tuple[Tensor, Tensor, dict[str, Carried], tuple[Tensor, Tensor] | None]:
+        """What the fast network sees now (features, details), what the keyframes add to it, by task, and what the fast
+        network sees of the newest keyframe, where it looks at it.
 
         past, carried: pictures of keyframes, and the slow network's features and details of them; the newest first.
         """
         model, count = self.model, len(image)
         if model.config.keys == "slow":
             current, detail = model.fast(image)
-            described = [coarse for coarse, _ in carried]
+            described, before = [coarse for coarse, _ in carried], None
         else:
             seen, details = model.fast(torch.cat([*past, image]))
             *described, current = seen.split(count)
-            detail = details[-count:]
+            detail, before = details[-count:], (described[0], details[:count])
         memory: Any = None
         for looks, knows in reversed(list(zip(described, carried, strict=True))):
             memory = model.propagation.remember(Keyframe(looks, *knows), memory)
         assert memory is not None
-        return current, detail, model.propagation(current, memory, model.config.tasks)
+        return current, detail, model.propagation(current, memory, model.config.tasks), before
 
 
 def _left_out(found: dict[str, Carried], current: Tensor, alone: Tensor) -> dict[str, Carried]:

@@ -286,7 +286,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
-            "settings": self.settings.to_dict(),
+            "settings": self.settings.to_dict() | {"blend": self.blend},
             "learns_from": self.learns_from,
             "ranks": self._gathered(self._chance()),
         }
@@ -306,9 +306,11 @@ class Trainer:
             return False
         state = torch.load(path, map_location="cpu", weights_only=True)
         usual = {f.name: f.default for f in fields(TrainSettings) if f.default is not MISSING}
-        wanted = self.settings.to_dict()
-        free = {name: wanted[name] for name in _FREE}
-        if usual | state["settings"] | free != wanted or "step_module" not in state:
+        wanted = self.settings.to_dict() | {"blend": self.blend}
+        known = usual | state["settings"] | {name: wanted[name] for name in _FREE}
+        if known["blend"] is None:  # of a version that did not know it
+            known["blend"] = 1.0
+        if known != wanted or "step_module" not in state:
             raise UserError(
                 f"{path} was made with other settings: use another --out folder, or remove it to start anew"
             )
@@ -329,8 +331,6 @@ class Trainer:
             raise UserError(f"{path} was made by another version: use --fresh or another --out folder") from error
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
-        if self.fabric.is_global_zero:
-            self.log.forget_after(self.step)
         own = state["ranks"][self.fabric.global_rank]
         self.generator.set_state(own["generator"])
         self.batches.orders = own["orders"]

@@ -72,6 +72,34 @@ def test_channels_that_say_nothing_are_not_missed(how: str, way: dict[str, objec
         torch.testing.assert_close(answers(narrow)[task], right, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"warp": False},
+        {"attention": "task"},
+        {"propagation": "attention+alignment"},
+        {"propagation": "laps"},
+        {"propagation": "learned-flow"},
+    ],
+    ids=str,
+)
+def test_narrower_and_carried_otherwise_at_once(change: dict[str, object]) -> None:
+    """What joins begins as what was learned, or by adding nothing; never by what happens to be there."""
+    wide = trained(warp=True)
+    narrow = carried_otherwise(wide, NARROW | change).eval()
+    answers(narrow)
+    learned = wide.propagation.fuse[1].weight
+    parts = [part for part in narrow.propagation.modules() if isinstance(part, Joining)]
+    assert parts
+    for part in parts:
+        columns = {tuple(column) for column in learned.flatten(1).T.tolist()}
+        assert not part[1].weight.any() or {tuple(c) for c in part[1].weight.flatten(1).T.tolist()} <= columns
+        assert part[1].weight.any() == ("attention" in change.get("propagation", "attention") and "warp" not in change)
+    carried = narrow.fast_heads.carried_in
+    own = narrow.fast_heads.detail.conv.weight[:, : narrow.fast_heads.detail_in]
+    assert own.any() and (not carried or narrow.fast_heads.detail.conv.weight[:, -carried:].any())
+
+
 def test_the_slow_network_keeps_its_width() -> None:
     wide, narrow = trained(), carried_otherwise(trained(), NARROW | {"fast_trim": 1})
     for name, value in wide.state_dict().items():

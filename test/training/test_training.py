@@ -407,6 +407,9 @@ def test_another_start_of_the_same_name_is_not_resumed_from(tree: Path, tmp_path
     save_model(Mila(config), start)
     again = [*SMALL, f"data=nyuv2:{tree}", "rendered_clips=0", f"start={start}", "--out", str(out), "--device", "cpu"]
     assert train(["fast", "model={}", *again]) == 0
+    assert train(["fast", "model={}", *again, "blend=0.5"]) == 0  # what it is where it is left open
+    with pytest.raises(UserError, match="other settings"):
+        train(["fast", "model={}", *again, "blend=0.75"])
     torch.manual_seed(1)
     save_model(Mila(config), start)
     with pytest.raises(UserError, match="another start checkpoint"):
