@@ -62,6 +62,7 @@ class CameraReport:
     silence: str  # why nothing may be coming
     since_frame: float | None  # seconds since the last frame; None: none yet
     problem: str | None = None  # what stands in the way of an answer (no calibration)
+    remark: str | None = None  # what is worth knowing of its calibration
     last_error: str | None = None  # of the last frame that failed
     window: CameraWindow | None = None
     lacking: str | None = None  # why there is no keyframe to answer from
@@ -114,6 +115,7 @@ def camera_status(node: str, camera: str, report: CameraReport, stale_after: flo
             "latency max ms": window.latency.longest,
             **{f"frames {name}": value for name, value in vars(window.counts).items() if name != "keyframes"},
         }
+    values["calibration"] = report.remark
     values["last input error"] = report.last_error
     level, message = DiagnosticStatus.OK, "answering"
     received = 0 if window is None else round(window.received_rate)

@@ -275,6 +275,7 @@ class Perception(LifecycleNode):
                 silence=silence,
                 since_frame=since,
                 problem=noted.problem,
+                remark=None if noted.calibrated is None else noted.calibrated.remark,
                 last_error=noted.error,
                 window=seen,
                 lacking=noted.lacking(keyframe, more["alone"]),
