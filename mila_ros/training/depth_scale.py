@@ -5,7 +5,9 @@ short or long elsewhere, all in the same direction. One factor for all answers m
 median over places of each place's median of truth over answer, so that neither a large room nor a long recording of one
 has more than one vote; and it is judged by factors found without the place that is judged.
 
-The factor goes into the bias of both depth heads, which answer with the logarithm of depth: nothing becomes slower.
+The factor goes into the bias of both depth heads, which answer with the logarithm of depth: nothing becomes slower. The
+fast heads get one more, by which they then say what the slow network says: trained after a calibration they have
+learned the uncorrected scale again, and depth would jump with every keyframe.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ class Sample(NamedTuple):
     """(N,) metres."""
     truth: npt.NDArray[np.float32]
     """(N,) metres, all known."""
+    fast: npt.NDArray[np.float32] | None = None
+    """(N,) metres, what the fast heads say of the same picture, from itself as a keyframe."""
 
 
 class Scale(NamedTuple):
@@ -112,16 +116,23 @@ def judge(samples: Sequence[Sample], factors: Sequence[float]) -> dict[str, Any]
     return metrics.compute()
 
 
+def fast_scale(samples: Sequence[Sample]) -> float:
+    """By what the fast heads' depth is to be multiplied to be the slow network's: median over frames."""
+    ratios = [float(np.median(np.log(s.said / s.fast))) for s in samples if s.fast is not None and len(s.fast)]
+    return float(np.exp(np.median(ratios))) if ratios else 1.0
+
+
 @torch.no_grad()
-def rescale(model: Mila, factor: float) -> None:
-    """Make both depth heads say `factor` times as much."""
-    for heads in (model.slow_heads, model.fast_heads):
-        heads.tasks["depth"].out.bias += math.log(factor)
+def rescale(model: Mila, factor: float, fast: float = 1.0) -> None:
+    """Make both depth heads say `factor` times as much, and the fast one `fast` times that."""
+    model.slow_heads.tasks["depth"].out.bias += math.log(factor)
+    model.fast_heads.tasks["depth"].out.bias += math.log(factor * fast)
 
 
 @torch.inference_mode()
 def look(model: Mila, frames: Sequence[Frame], device: torch.device) -> list[Sample]:
-    """What the slow network says about the depth of frames, evenly chosen, at pixels spread over them."""
+    """What the slow network and the fast heads say about the depth of frames, evenly chosen, at pixels spread over
+    them."""
     samples = []
     count = min(_FRAMES, len(frames))
     chosen = (frames[i * len(frames) // count] for i in range(count))
@@ -130,21 +141,27 @@ def look(model: Mila, frames: Sequence[Frame], device: torch.device) -> list[Sam
             continue
         image, intrinsics, _ = frame_tensors(frame, device)
         size = (image.shape[-2], image.shape[-1])
-        answer = model.answer(model.features(image), ("depth",), intrinsics[:, 0], size, confidence=False)
+        memory = model.keyframe(image)
+        carried = model.propagate(model.glance(image), memory, ("depth",))
         step = max(1, round((size[0] * size[1] / _PIXELS) ** 0.5))
-        said, truth = answer["depth"][0, ::step, ::step].cpu().numpy(), frame.depth[::step, ::step]
+        said, fast = (
+            model.answer(seen, ("depth",), intrinsics[:, 0], size, False)["depth"][0, ::step, ::step].cpu().numpy()
+            for seen in (memory.features, carried)
+        )
+        truth = frame.depth[::step, ::step]
         known = np.isfinite(truth) & (truth > 0)
-        samples.append(Sample(frame.name, said[known], truth[known].astype(np.float32)))
+        samples.append(Sample(frame.name, said[known], truth[known].astype(np.float32), fast[known]))
     return samples
 
 
-def report(scale: Scale, samples: Sequence[Sample], places: Sequence[int]) -> str:
+def report(scale: Scale, samples: Sequence[Sample], places: Sequence[int], fast: float | None = None) -> str:
     """What was found, for people."""
     before = judge(samples, [1.0] * len(samples))
     after = judge(samples, [scale.without.get(place, 1.0) for place in places])
     asked, without = sorted(scale.asked.values()), sorted(scale.without.values())
     rows = [
-        f"depth is multiplied by {scale.factor:.3f} (slow network and fast heads)",
+        f"depth is multiplied by {scale.factor:.3f} (slow network and fast heads)"
+        + ("" if fast is None else f", that of the fast heads by {fast:.3f} besides, to be the slow network's"),
         f"  {len(samples)} frames of {len(asked)} places, which alone ask for {asked[0]:.3f} to {asked[-1]:.3f}; "
         f"with any one of them left out: {without[0]:.3f} to {without[-1]:.3f}",
         "  slow network         RMSE m  abs rel     d1",
@@ -175,15 +192,22 @@ def main(argv: list[str]) -> int:
     samples = look(model, open_world_for(options.data, options.split, (), ("depth",)).with_truth(), device)
     places = places_of([sample.name for sample in samples])
     scale = fit_scale(samples, places)
-    print(report(scale, samples, places))
+    _, card = read_header(source)
+    fast = fast_scale(samples) if "fast" in card.get("stages", ()) else None
+    print(report(scale, samples, places, fast))
     if not 1 / _SENSIBLE <= scale.factor <= _SENSIBLE:
         raise UserError(
             f"a factor of {scale.factor:.3g} is no matter of unknown rooms: is depth in metres, the focal length right?"
         )
-    rescale(model, scale.factor)
-    _, card = read_header(source)
+    rescale(model, scale.factor, fast or 1.0)
     card.pop("validation", None)  # of the network as it was
-    found = {"data": options.data.partition(":")[0], "split": options.split, "factor": round(scale.factor, 4)}
+    found: dict[str, Any] = {
+        "data": options.data.partition(":")[0],
+        "split": options.split,
+        "factor": round(scale.factor, 4),
+    }
+    if fast is not None:
+        found["fast"] = round(fast, 4)
     try:
         save_model(model, options.out, card | {"depth_scale": [*card.get("depth_scale", []), found]})
     except OSError as error:

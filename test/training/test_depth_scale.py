@@ -13,7 +13,7 @@ from mila_ros.errors import UserError
 from mila_ros.models.checkpoint import load_model, read_header, save_model
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
-from mila_ros.training.depth_scale import Sample, fit_scale, judge, main, places_of, rescale
+from mila_ros.training.depth_scale import Sample, fast_scale, fit_scale, judge, main, places_of, rescale
 
 
 def sample(said: float, truth: float, pixels: int = 5) -> Sample:
@@ -41,6 +41,12 @@ def test_every_place_has_one_vote_and_is_judged_by_the_others():
     right = judge(samples, asked)
     assert right["rmse"] == pytest.approx(0, abs=1e-6) and right["delta1"] == 1
     assert judge(samples, [1.0] * 8)["delta1"] == pytest.approx(2 / 8)  # 1.1 and 1.2; 1.3 is beyond 1.25
+
+
+def test_the_fast_heads_scale_is_the_median_over_frames():
+    samples = [sample(2.0, 2.0)._replace(fast=np.full(5, 2.0 / factor, np.float32)) for factor in (1.0, 1.1, 3.0)]
+    assert fast_scale([*samples, sample(1.0, 1.0)]) == pytest.approx(1.1)
+    assert fast_scale([sample(1.0, 1.0)]) == 1.0
 
 
 def test_too_few_places_are_refused():
@@ -79,6 +85,16 @@ def test_both_heads_are_rescaled_and_the_file_says_so(tmp_path: Path, capsys: py
     card = read_header(out)[1]
     assert card["stages"] == ["slow"]
     assert card["depth_scale"] == [{"data": "rgbd", "split": "all", "factor": pytest.approx(factor, abs=1e-3)}]
+    # Fast heads that were trained are brought to what the slow network says.
+    model.fast_heads.tasks["depth"].out.bias.data.fill_(0.5)
+    save_model(model, file, {"stages": ["slow", "fast"]})
+    assert main(["--data", f"rgbd:{folder}", "--model", str(file), "--out", str(out)]) == 0
+    assert f"that of the fast heads by {np.exp(-0.5):.3f} besides" in capsys.readouterr().out
+    again = load_model(out)
+    for part in (again.features, again.glance):
+        depth = again.answer(part(torch.zeros(1, 3, 48, 64)), ("depth",), torch.tensor([51.9]), (48, 64))["depth"]
+        torch.testing.assert_close(depth, torch.full_like(depth, 4.0), rtol=2e-3, atol=0)
+    assert read_header(out)[1]["depth_scale"][0]["fast"] == pytest.approx(np.exp(-0.5), abs=1e-3)
     for picture in (folder / "depth").iterdir():  # in centimetres
         cv2.imwrite(str(picture), cv2.imread(str(picture), cv2.IMREAD_UNCHANGED) // 10)
     other = tmp_path / "other.safetensors"
