@@ -15,7 +15,7 @@ if not (ROOT / "benchmarks").is_dir():
     pytest.skip("the benchmarks are not part of an installation", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import latency, rows  # noqa: E402
+from benchmarks import latency, rows, throughput  # noqa: E402
 from mila_ros.models.config import ModelConfig  # noqa: E402
 from mila_ros.models.mila import Mila  # noqa: E402
 from mila_ros.runtime.engine import Engine  # noqa: E402
@@ -123,3 +123,33 @@ def test_growth_measures_every_way_and_counts_what_is_remembered():
     one = torch.zeros(2**18)
     assert growth.remembered_mb((one, {"again": one[:5]}, [torch.zeros(2**18)], None)) == 2.0
     assert len(list(growth.cameras(model, "cpu", "fp32", frames=2))) == 2 * len(growth.CAMERAS) - 1
+
+
+def test_throughput_of_every_method():
+    config = replace(ModelConfig.tiny(), working_pixels=64 * 96)
+    engine = Engine(Mila(config), device="cpu", precision="fp32", threads=1, slow_threads=1)
+    random = np.random.default_rng(0)
+    frames = [(random.integers(0, 256, (64, 96, 3), dtype=np.uint8), 100.0) for _ in range(12)]
+    turns = []
+    found = throughput.measure(engine, frames, 2, lambda: turns.append(1))
+    assert len(turns) == 3  # the first is not counted
+    rates = {(r["method"], r["setting"]): r["value"] for r in found if r["metric"] == "frames a second"}
+    assert len(rates) == 3 and all(rate > 0 for rate in rates.values())
+    (ratio,) = (r["value"] for r in found if r["metric"] == "ratio")
+    mila, *slow = rates.values()
+    assert ratio == pytest.approx(mila / max(slow))
+
+
+def test_a_second_thread_that_fails_fails_the_measurement():
+    engine = Engine(
+        Mila(replace(ModelConfig.tiny(), working_pixels=64 * 96)), device="cpu", precision="fp32", threads=1
+    )
+
+    def failing(looked):
+        raise RuntimeError("no such head")
+
+    second = throughput.Overlapped(engine, failing, lambda: None)
+    with pytest.raises(RuntimeError, match="no such head"):
+        second.give(1)
+        second.finish(1)
+    second.close()

@@ -253,16 +253,18 @@ class Engine:
         return self.tell(self.recall(picture, memory), tasks, focal, confidence, output_size)
 
     def answer_slow(self, picture: Picture, tasks: Sequence[str], focal: float) -> Answer:
-        """Answer by the slow network alone, with the threads of both; nothing is remembered. Arguments as for `tell`.
+        """Answer a frame by the slow network alone: `look_slow`, then `tell`, with the threads of both networks."""
+        with self.shares.all():
+            return self.tell(self.look_slow(picture), tasks, focal)
 
-        What MILA is compared with: a keyframe also costs what is needed to look it up.
-        """
+    def look_slow(self, picture: Picture) -> Looked:
+        """In place of `look`, the slow network; nothing is remembered, which a keyframe also costs."""
         self._await(picture)
         with self.shares.all():
             watch = Stopwatch(self.device)
             features = self._running.features(picture.tensor)
             watch.lap("slow")
-            return self.tell(Looked(picture, features, watch), tasks, focal)
+        return Looked(picture, features, watch)
 
     def tell(
         self,
