@@ -32,7 +32,7 @@ TASKS = ("segmentation", "depth", "normals")
 
 def generate_launch_description() -> LaunchDescription:
     """Arguments, the node, and RViz where wanted."""
-    profile = "none" if any(os.environ.get(name) for name in PROFILE_VARIABLES) else str(CONFIG / "fastdds.xml")
+    profile = "none" if os.environ.get(PROFILE_VARIABLE) else str(CONFIG / "fastdds.xml")
     return LaunchDescription(
         [
             # Cameras.

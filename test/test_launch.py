@@ -278,10 +278,17 @@ def test_rviz_looks_at_the_topics_of_the_first_camera(told):
     assert ("/perception/front/depth/view", "/r1/perception/left/depth/view") in told["rviz2"]["remappings"]
 
 
-@pytest.mark.parametrize("variable", PROFILES)
-def test_the_user_s_own_profile_is_left_alone(told, monkeypatch, variable):
+@pytest.mark.parametrize(("variable", "distribution"), [(PROFILES[0], "kilted"), (PROFILES[1], "jazzy")])
+def test_the_user_s_own_profile_is_left_alone(told, monkeypatch, variable, distribution):
+    monkeypatch.setenv("ROS_DISTRO", distribution)
     monkeypatch.setenv(variable, "/their/own.xml")
     assert profile(told) == {}
+
+
+def test_a_variable_that_the_distribution_does_not_read_is_no_profile(told, monkeypatch):
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    monkeypatch.setenv(PROFILES[0], "/their/own.xml")
+    assert list(profile(told)) == [PROFILES[1]]
 
 
 def test_no_profile_on_request_and_the_old_name_for_old_fast_dds(told, monkeypatch):
