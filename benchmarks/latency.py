@@ -9,7 +9,6 @@ beside the frames (and shares the cores with them as in the node).
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 import sys
@@ -25,7 +24,8 @@ from torchvision.models.optical_flow import raft_small
 from tqdm import tqdm
 
 from benchmarks.methods import RATE, FastAlone, MilaMethod, SlowEveryFrame, paced_block
-from benchmarks.rows import OUT, Row, finish, run
+from benchmarks.options import engine_parser
+from benchmarks.rows import Row, finish, run
 from mila_ros.errors import UserError
 from mila_ros.evaluation import machine
 from mila_ros.evaluation.inputs import default_clip
@@ -259,16 +259,10 @@ def measure(engine: Engine, frames: Frames, seconds: float, tell: Callable[[int]
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print tables, write rows."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--bag", type=Path, help="recording with the frames (default: the bundled clip)")
-    parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--backend", default="auto", help="eager, openvino, onnxruntime or auto, as the node (default)")
+    parser = engine_parser("latency", __doc__)
     parser.add_argument("--output-scale", type=float, default=0.5, help="as the node's parameter (default 0.5)")
     parser.add_argument("--max-pixels", type=int, default=307_200, help="as the node's parameter (default 307200)")
     parser.add_argument("--seconds", type=float, default=90.0, help="of measuring the methods (default 90)")
-    parser.add_argument("--out", type=Path, default=OUT / "latency.json")
     options = parser.parse_args(argv)
     load = os.getloadavg()[0]
     frames = read_frames(options.bag or default_clip(), _FRAMES)

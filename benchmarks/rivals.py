@@ -15,12 +15,10 @@ the node's output size.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,12 +32,12 @@ from tqdm import tqdm
 
 from benchmarks.latency import read_frames
 from benchmarks.methods import MilaMethod, SlowEveryFrame
-from benchmarks.rows import OUT, Row, finish, run
+from benchmarks.options import engine_of, engine_parser, on_what
+from benchmarks.rows import Row, finish, run
 from mila_ros.errors import UserError
 from mila_ros.evaluation import machine
 from mila_ros.evaluation.carriers import warped
 from mila_ros.evaluation.inputs import default_clip
-from mila_ros.models.checkpoint import load_model
 from mila_ros.runtime.engine import Engine
 
 INTERVAL = 10
@@ -239,36 +237,18 @@ def measure(
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print tables, write rows."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rivals", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--bag", type=Path, help="recording with the frames (default: the bundled clip)")
-    parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--backend", default="auto", help="eager, openvino, onnxruntime or auto, as the node (default)")
+    parser = engine_parser("rivals", __doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of ten frames of MILA and one of each rival (default 5)")
-    parser.add_argument("--out", type=Path, default=OUT / "rivals.json")
     options = parser.parse_args(argv)
     if options.rounds < 1:
         raise UserError("--rounds is counted from 1")
     load = os.getloadavg()[0]
     torch.manual_seed(0)
     frames = read_frames(options.bag or default_clip(), _FRAMES)
-    engine = Engine(
-        load_model(options.model), options.device, options.precision, max_pixels=307_200, backend=options.backend
-    )
+    engine = engine_of(options)
     with tqdm(total=options.rounds + 1, desc="rivals", unit="round", file=sys.stderr) as bar:
         rows = measure(engine, frames, options.rounds, bar.update)
-    where = f"{machine.processor()}, {machine.cores()} cores, {engine.device}, {engine.precision}, {engine.backend}"
-    rows.append(
-        {
-            "question": "on what",
-            "method": where,
-            "setting": "",
-            "metric": "load before the start",
-            "value": load,
-            "unit": "",
-        }
-    )
+    rows.append(on_what(engine, load))
     finish(rows, options.out)
     return 0
 

@@ -1,6 +1,6 @@
 """How many frames a second, when one always waits? MILA as in the node against its slow network on every frame.
 
-    python -m benchmarks.throughput [--bag PATH] [--model NAME] [--rounds 6]
+    python -m benchmarks.throughput [--bag PATH] [--model NAME] [--rounds 12]
 
 One thread looks at a frame while another tells of the one before it, for both methods alike; the slow network has all
 cores for what it looks at, and is also measured frame by frame, all cores for everything: what is faster counts.
@@ -10,25 +10,22 @@ in turns.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
 
 from benchmarks.latency import Frames, read_frames
 from benchmarks.methods import CAMERA, RATE
-from benchmarks.rows import OUT, Row, finish, run
+from benchmarks.options import engine_of, engine_parser, on_what
+from benchmarks.rows import Row, finish, run
 from mila_ros.errors import UserError
-from mila_ros.evaluation import machine
 from mila_ros.evaluation.inputs import default_clip
-from mila_ros.models.checkpoint import load_model
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.passing import Ask, Looked, Seen
 from mila_ros.runtime.pipeline import Pipeline
@@ -182,27 +179,17 @@ def measure(engine: Engine, frames: Frames, rounds: int, tell: Callable[[], obje
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print tables, write rows."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--bag", type=Path, help="recording with the frames (default: the bundled clip)")
-    parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--backend", default="auto", help="eager, openvino, onnxruntime or auto, as the node (default)")
+    parser = engine_parser("throughput", __doc__)
     parser.add_argument("--rounds", type=int, default=12, help="of ten frames of each method (default 12)")
-    parser.add_argument("--out", type=Path, default=OUT / "throughput.json")
     options = parser.parse_args(argv)
     if options.rounds < 1:
         raise UserError("--rounds is counted from 1")
     load = os.getloadavg()[0]
     frames = read_frames(options.bag or default_clip(), 60)
-    engine = Engine(
-        load_model(options.model), options.device, options.precision, max_pixels=307_200, backend=options.backend
-    )
+    engine = engine_of(options)
     with tqdm(total=options.rounds + 1, desc="throughput", unit="round", file=sys.stderr) as bar:
         rows = measure(engine, frames, options.rounds, bar.update)
-    where = f"{machine.processor()}, {machine.cores()} cores, {engine.device}, {engine.precision}, {engine.backend}"
-    on_what = {"question": "on what", "method": where, "setting": "", "metric": "load before the start"}
-    rows.append({**on_what, "value": load, "unit": ""})
+    rows.append(on_what(engine, load))
     finish(rows, options.out)
     return 0
 

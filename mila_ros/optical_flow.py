@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 NAME = "OpenCV DIS, preset medium, forward-backward checked"
 
@@ -35,6 +36,13 @@ class OpticalFlow:
         gap = squared(back + returned)
         room = 0.01 * (squared(back) + squared(returned)) + 0.5
         return back, inside & (gap < room)
+
+
+def grey(images: Tensor, size: tuple[int, int] | None = None) -> list[npt.NDArray[np.uint8]]:
+    """(B, 3, H, W), RGB in 0..1 -> B grey pictures, shrunk to `size` (h, w) where that is given."""
+    rgb = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
+    pictures = rgb if size is None else [cv2.resize(each, size[::-1], interpolation=cv2.INTER_AREA) for each in rgb]
+    return [np.asarray(cv2.cvtColor(each, cv2.COLOR_RGB2GRAY), dtype=np.uint8) for each in pictures]
 
 
 def places(height: int, width: int) -> npt.NDArray[np.float32]:

@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,7 +23,7 @@ from mila_ros.models.flops import Flops
 from mila_ros.models.layers import sample_at
 from mila_ros.models.mila import Mila, pad_to_stride
 from mila_ros.models.networks import Features
-from mila_ros.optical_flow import OpticalFlow
+from mila_ros.optical_flow import OpticalFlow, grey
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class FlowWarp(Reuse):
     def carry(self, frame: Seen, memory: Any) -> Features:
         slow: Features = memory.slow
         size = (slow.height, slow.width)
-        flow = self._flow.between(_grey(frame.image, size), _grey(memory.image, size))
+        flow = self._flow.between(*grey(frame.image, size), *grey(memory.image, size))
         return warped(slow, torch.from_numpy(flow).permute(2, 0, 1)[None].to(slow.coarse))
 
 
@@ -122,12 +120,6 @@ def _sampled(map_: Tensor, flow: Tensor) -> Tensor:
     """A map at a stride, (1, C, H / s, W / s), looked up along the mean flow (1, 2, H, W) of each of its cells."""
     stride = flow.shape[-1] // map_.shape[-1]
     return sample_at(map_, F.avg_pool2d(flow, stride) / stride)
-
-
-def _grey(image: Tensor, size: tuple[int, int]) -> np.ndarray:
-    rgb = (image[0].permute(1, 2, 0).float().cpu().numpy() * 255).round().astype(np.uint8)
-    small = cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
 
 
 _KINDS = {"mila": Attention, "reuse": Reuse, "flow": FlowWarp}

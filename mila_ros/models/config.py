@@ -60,7 +60,7 @@ class ModelConfig:
     channels: int = 96
     """Channels of the stride-8 features that heads read, adversary compares and ILA carries."""
     head_channels: int = 64
-    """Width of the heads, the same for both networks: the fast network's start as copies of the slow network's."""
+    """Width of the slow network's heads; the fast network's start as copies of them."""
     fast_head_channels: int = 0
     """Width of the fast network's heads where it is smaller; 0: `head_channels`."""
     fast_hidden: int = 0

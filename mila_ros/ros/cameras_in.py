@@ -206,11 +206,6 @@ class Calibration:
     problem: str | None  # why it is not the camera's own, though it could be
     remark: str | None = None  # what is as it was asked for, and worth knowing
 
-    @property
-    def missing(self) -> bool:
-        """Whether there is none at all."""
-        return self.focal is None and self.info is None
-
 
 def calibrate(
     info: CameraInfo | None, topic: str, size: tuple[int, int], fallback_hfov: float, rectified: bool = False

@@ -267,7 +267,7 @@ class Frames:
                 return None
         else:
             # Where depth is not wanted, a camera without calibration lacks nothing.
-            noted.problem = None if calibration.focal is None and calibration.missing else calibration.problem
+            noted.problem = None if calibration.focal is None else calibration.problem
             if noted.problem is not None:
                 self._say(camera, noted.problem)
 

@@ -78,6 +78,7 @@ class Engine:
         self.precision = pick_precision(precision, self.device, self.backend)
         self._insists = backend == self.backend
         self._say = say or (lambda _: None)
+        self.model = self._running = model
         self._compiled: GraphBackend | None = None
         if self.backend != "eager":
             try:
@@ -379,7 +380,6 @@ class Engine:
         self._at_first[picture.size] = memory, looked
         if self._compiled is not None and self._compiled.failure is not None:
             self._do_without(self._compiled.failure)
-            self._running = self.model
         count = 2
         while self.batches and {"look", "tell"} <= set(parts) and count <= min(cameras, LARGEST_BATCH):
             for known in (None, memory):
@@ -395,11 +395,10 @@ class Engine:
             self._compiled.prepare(h + -h % STRIDE, w + -w % STRIDE)
         except UserError as error:
             self._do_without(error)
-            self._running = self.model
 
     def _do_without(self, error: UserError) -> None:
         """PyTorch answers, unless the backend was asked for by its name."""
         if self._insists:
             raise error
         self._say(f"{error}; PyTorch answers instead")
-        self.backend, self._compiled = "eager", None
+        self.backend, self._compiled, self._running = "eager", None, self.model

@@ -39,7 +39,7 @@ from mila_ros.runtime.parts import graphs
 from mila_ros.runtime.runtimes import Runtime
 
 _LONGEST = 600.0
-"""Seconds that making graphs may take; it takes ten to thirty."""
+"""Seconds that making graphs may take; it takes ten to sixty."""
 _UNUSED = 30 * 24 * 3600.0
 """Seconds after which graphs that nobody has used are removed."""
 _SOURCES = ("models", "runtime")
@@ -88,7 +88,7 @@ class GraphCache:
         return _whole(self.folder / f"{height}x{width}-{self.traced}")
 
     def make(self, height: int, width: int) -> dict[str, Path]:
-        """As `find`; what is not there is made, which takes some ten seconds.
+        """As `find`; what is not there is made, which takes up to a minute.
 
         Raises:
             UserError: it cannot be made.

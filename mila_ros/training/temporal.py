@@ -8,14 +8,13 @@ before are left out by checking it both ways; depth and normals are to agree, to
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mila_ros.models.layers import sample_at
-from mila_ros.optical_flow import OpticalFlow
+from mila_ros.optical_flow import OpticalFlow, grey
 from mila_ros.training.losses import distillation_losses
 
 
@@ -45,12 +44,7 @@ class TemporalConsistency:
     def matches(self, image: Tensor, earlier: Tensor, columns: int) -> tuple[Tensor, Tensor]:
         """Where each cell was, (B, 2, h, w) in cells from where it is, and whether it was seen, (B, 1, h, w)."""
         stride = image.shape[-1] // columns
-        pairs = [self._flow.checked(now, then) for now, then in zip(_grey(image), _grey(earlier), strict=True)]
+        pairs = [self._flow.checked(now, then) for now, then in zip(grey(image), grey(earlier), strict=True)]
         flow = torch.from_numpy(np.stack([back for back, _ in pairs])).permute(0, 3, 1, 2).to(image.device)
         seen = torch.from_numpy(np.stack([known for _, known in pairs]))[:, None].to(image.device)
         return F.avg_pool2d(flow, stride) / stride, F.avg_pool2d(seen.float(), stride) > 0.99
-
-
-def _grey(images: Tensor) -> list[np.ndarray]:
-    rgb = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8)
-    return [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in rgb]
