@@ -18,7 +18,9 @@ def engine_parser(name: str, doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--backend", default="auto", help="eager, openvino, onnxruntime or auto, as the node (default)")
+    parser.add_argument(
+        "--backend", default="auto", help="eager, openvino, onnxruntime, compile or auto, as the node (default)"
+    )
     parser.add_argument("--out", type=Path, default=OUT / f"{name}.json")
     return parser
 

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, metavar="S", help="only the first S seconds (all; in real time 60)")
     add("--device", default=usual.device, help="auto, cpu, cuda or cuda:N (auto)")
     add("--precision", default=usual.precision, help="auto, fp32, bf16 or fp16 (auto)")
-    add("--backend", default=usual.backend, help="auto, eager (PyTorch), openvino or onnxruntime (auto)")
+    add("--backend", default=usual.backend, help="auto, eager (PyTorch), openvino, onnxruntime or compile (auto)")
     add("--output-scale", type=float, default=usual.output_scale, metavar="X", help="size of the answers (0.5)")
     pixels = f"larger pictures count as shrunk to so many pixels, as in the node ({usual.max_pixels})"
     add("--max-pixels", type=int, default=usual.max_pixels, metavar="N", help=pixels)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import re
+import shutil
 
 import torch
 
 from mila_ros.errors import UserError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-BACKENDS = ("auto", "eager", "openvino", "onnxruntime")
+BACKENDS = ("auto", "eager", "openvino", "onnxruntime", "compile")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -74,11 +76,14 @@ def give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
+_COMPILERS = (os.environ.get("CXX", "g++"), "c++", "clang++")
 _NEEDED = {"openvino": ("openvino",), "onnxruntime": ("onnxruntime", "onnxscript", "onnx")}
 
 
 def pick_backend(name: str, device: torch.device) -> str:
-    """eager (PyTorch), openvino or onnxruntime. auto: openvino on an x86 CPU where it is installed, else eager.
+    """eager (PyTorch), openvino, onnxruntime or compile (PyTorch's compiler).
+
+    auto: openvino on an x86 CPU where it is installed, else eager.
 
     Raises:
         UserError: the name is unknown, or it cannot be had here.
@@ -91,6 +96,10 @@ def pick_backend(name: str, device: torch.device) -> str:
         return "openvino" if fits and not lacking["openvino"] else "eager"
     if name == "openvino" and device.type != "cpu":
         raise UserError(f"backend openvino is for the CPU, not for {device}; use onnxruntime, eager or auto")
+    if name == "compile" and device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
+        raise UserError(
+            f"backend compile needs a C++ compiler, one of {', '.join(_COMPILERS)}: install g++, or use eager"
+        )
     if lacking.get(name):
         packages = " ".join(lacking[name])
         if device.type == "cuda":

@@ -53,7 +53,7 @@ class Engine:
             is best by far: two that share a core with the slow network wait for it at every operator.
         slow_threads: CPU threads of the slow network in its own thread; 0: half the cores, at least one.
         niceness: how far the slow network's thread gives way on the CPU (0: not, 19: to everything).
-        backend: eager (PyTorch), openvino, onnxruntime, or auto (devices.py).
+        backend: eager (PyTorch), openvino, onnxruntime, compile, or auto (devices.py).
         say: takes a sentence about what takes long, or goes another way than was asked for.
 
     Raises:

@@ -1,4 +1,5 @@
-"""A network's parts run by another runtime than PyTorch (openvino_runtime.py, onnx_runtime.py): the same answers.
+"""A network's parts run by something else than PyTorch's operators, the same answers: openvino_runtime.py,
+onnx_runtime.py, inductor_runtime.py.
 
 Parts are taken over where their graph for this size of picture is there (graph_cache.py). Where it is not, and where
 something cannot leave PyTorch (parts.py says what), PyTorch answers; graphs for another size than the one that was
@@ -48,7 +49,7 @@ class GraphBackend:
 
     Args:
         model: as it was loaded (not fused), in evaluation mode.
-        runtime: "openvino" or "onnxruntime".
+        runtime: "openvino", "onnxruntime" or "compile".
         device: of the tensors.
         precision: of the network.
         say: takes a sentence when graphs have to be made, and when they cannot be.
@@ -69,7 +70,7 @@ class GraphBackend:
     ) -> None:
         self._runtime = RUNTIMES[runtime](device, precision)
         self._say = say or (lambda _: None)
-        self._cache = GraphCache(model, runtime, precision, cache)
+        self._cache = GraphCache(model, runtime, precision, cache, device)
         self._graphs: dict[_Size, Mapping[str, Path]] = {}
         """By size; empty where they cannot be made."""
         self._making: set[_Size] = set()
@@ -108,7 +109,7 @@ class GraphBackend:
             known = self._cache.find(height, width)
             if known is None:
                 self._say(
-                    f"compiling the network for pictures of {width}x{height}: once, up to a minute "
+                    f"compiling the network for pictures of {width}x{height}: once, {self._runtime.takes} "
                     f"(kept in {self._cache.folder})"
                 )
             made = known or self._cache.make(height, width)

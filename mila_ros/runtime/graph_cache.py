@@ -4,10 +4,10 @@
     ~/.cache/mila_ros/RUNTIME/KEY/352x448-fp32/fast.xml ... a graph a part (parts.py)
     ~/.cache/mila_ros/RUNTIME/KEY/352x448-fp32/made.json    checksums, written last
 
-KEY stands for the weights, the configuration, the code that reads them, and the versions of PyTorch and the runtime:
-where one of them changes, graphs are made anew; and so they are where a file is damaged. Graphs are made by a program
-of its own (`python -m mila_ros.runtime.graph_cache`): what it takes to trace a network, some hundred megabytes and ten
-seconds of Python, is not for a node that answers frames.
+KEY stands for the weights, the configuration, the code that reads them, the versions of PyTorch and the runtime, and
+the device where that makes a difference: where one of them changes, graphs are made anew; and so they are where a file
+is damaged. Graphs are made by a program of its own (`python -m mila_ros.runtime.graph_cache`): what it takes to trace a
+network, some hundred megabytes and ten seconds of Python, is not for a node that answers frames.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import importlib
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -33,17 +34,23 @@ from mila_ros.models.fuse import fuse_for_inference
 from mila_ros.models.mila import Mila
 from mila_ros.paths import PACKAGE
 from mila_ros.runtime.devices import DTYPES
+from mila_ros.runtime.inductor_runtime import Inductor
 from mila_ros.runtime.onnx_runtime import OnnxRuntime
 from mila_ros.runtime.openvino_runtime import OpenVino
 from mila_ros.runtime.parts import graphs
 from mila_ros.runtime.runtimes import Runtime
 
-_LONGEST = 600.0
-"""Seconds that making graphs may take; it takes ten to sixty."""
+_LONGEST = 1800.0
+"""Seconds that making graphs may take; it takes ten to sixty, by a compiler of C++ some minutes."""
 _UNUSED = 30 * 24 * 3600.0
 """Seconds after which graphs that nobody has used are removed."""
 _SOURCES = ("models", "runtime")
-RUNTIMES: Mapping[str, type[Runtime]] = {"openvino": OpenVino, "onnxruntime": OnnxRuntime}
+_CPU = torch.device("cpu")
+RUNTIMES: Mapping[str, type[Runtime]] = {
+    "openvino": OpenVino,
+    "onnxruntime": OnnxRuntime,
+    "compile": Inductor,
+}
 
 
 def cache_dir(runtime: str) -> Path:
@@ -61,11 +68,20 @@ class GraphCache:
         precision: of the network.
         folder: where graphs of all networks are kept; None: `cache_dir`. Where it cannot be written, they are made in a
             folder that goes with the process.
+        device: of the tensors.
     """
 
-    def __init__(self, model: Mila, runtime: str, precision: str = "fp32", folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: Mila,
+        runtime: str,
+        precision: str = "fp32",
+        folder: Path | None = None,
+        device: torch.device = _CPU,
+    ) -> None:
         self.runtime, self.traced = runtime, RUNTIMES[runtime].traced_in(precision)
-        key = _key(model, runtime)
+        self.device = RUNTIMES[runtime].made_on(device)
+        key = _key(model, runtime, self.device)
         base = cache_dir(runtime) if folder is None else folder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self.folder = base / key
@@ -97,6 +113,7 @@ class GraphCache:
         if found is not None:
             return found
         what = [str(self._weights), str(self.folder), str(height), str(width), self.runtime, self.traced]
+        what.append(str(self.device))
         command = [sys.executable, "-m", "mila_ros.runtime.graph_cache", *what]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST, check=False)
@@ -116,7 +133,7 @@ def _forget_old(folder: Path) -> None:
             shutil.rmtree(weights.parent, ignore_errors=True)
 
 
-def _key(model: Mila, runtime: str) -> str:
+def _key(model: Mila, runtime: str, device: torch.device) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
@@ -127,6 +144,10 @@ def _key(model: Mila, runtime: str) -> str:
             digest.update(source.read_bytes())
     for package in ("torch", "timm", *RUNTIMES[runtime].packages):
         digest.update(f"{package} {_version(package)}".encode())
+    if RUNTIMES[runtime].made_on(device) == device != _CPU:
+        digest.update(f"{torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}".encode())
+    elif runtime == Inductor.name:  # its libraries hold the instructions of the processor that made them
+        digest.update(f"{platform.machine()} {sorted(torch.cpu.get_capabilities().items())}".encode())
     return digest.hexdigest()[:24]
 
 
@@ -153,19 +174,28 @@ def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_graphs(model: Mila, folder: Path, height: int, width: int, runtime: str, precision: str = "fp32") -> None:
+def write_graphs(
+    model: Mila,
+    folder: Path,
+    height: int,
+    width: int,
+    runtime: str,
+    precision: str = "fp32",
+    device: torch.device = _CPU,
+) -> None:
     """Make all graphs of a network for one size, in `folder`/HxW-PRECISION.
 
     Args:
         model: in evaluation mode, on the CPU; it is changed (normalisation is folded in).
         precision: in which it is traced.
+        device: where it is, meanwhile.
     """
     kind = RUNTIMES[runtime]
     final = folder / f"{height}x{width}-{precision}"
     work = Path(tempfile.mkdtemp(prefix=f"{final.name}.", dir=folder))
     try:
         fused = fuse_for_inference(model.float().eval())
-        parts = graphs(fused.to(DTYPES[precision]), height, width)
+        parts = graphs(fused.to(device=device, dtype=DTYPES[precision]), height, width)
         for name, graph in parts.items():
             kind.write(graph, work / f"{name}{kind.suffix}")
         made = {
@@ -181,5 +211,6 @@ def write_graphs(model: Mila, folder: Path, height: int, width: int, runtime: st
 
 
 if __name__ == "__main__":
-    _weights, _folder, _height, _width, _runtime, _precision = sys.argv[1:]
-    write_graphs(load_model(_weights), Path(_folder), int(_height), int(_width), _runtime, _precision)
+    _weights, _folder, _height, _width, _runtime, _precision, _device = sys.argv[1:]
+    _where = torch.device(_device)
+    write_graphs(load_model(_weights), Path(_folder), int(_height), int(_width), _runtime, _precision, _where)

@@ -35,14 +35,14 @@ def graphs(model: Mila, height: int, width: int) -> dict[str, Graph]:
     """The parts that can leave PyTorch, by name.
 
     Args:
-        model: in evaluation mode, on the CPU; graphs have its precision.
+        model: in evaluation mode; graphs have its precision, and their tensors its device.
         height, width: of the picture behind `pad_to_stride`, so multiples of 32.
     """
     if height % STRIDE or width % STRIDE:
         raise ValueError(f"{width}x{height}: a padded picture's sides are multiples of {STRIDE}")
     image = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
-    kind = next(model.parameters()).dtype
-    image = image.to(kind).contiguous(memory_format=torch.channels_last)
+    like = next(model.parameters())
+    image = image.to(like).contiguous(memory_format=torch.channels_last)
     tasks = model.config.tasks
     with torch.no_grad():
         fast, slow = model.fast(image), model.slow(image)

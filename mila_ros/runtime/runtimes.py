@@ -35,6 +35,8 @@ class Runtime(ABC):
     """Modules whose versions make another graph."""
     suffix: str
     """Of the file of a graph."""
+    takes = "up to a minute"
+    """How long making the graphs for one size takes, in words."""
 
     def __init__(self, device: torch.device, precision: str) -> None:
         self.device, self.precision = device, precision
@@ -43,6 +45,11 @@ class Runtime(ABC):
     @abstractmethod
     def traced_in(precision: str) -> str:
         """The precision of the network that graphs are made from."""
+
+    @staticmethod
+    def made_on(_device: torch.device) -> torch.device:
+        """Where the network is when graphs are made from it, for tensors on this device; other devices have others."""
+        return torch.device("cpu")
 
     @staticmethod
     @abstractmethod
