@@ -110,7 +110,7 @@ SETTINGS = (
         "backend",
         "auto",
         "What runs the networks: eager (PyTorch), openvino (CPU), onnxruntime (GPU, by TensorRT where it is found), "
-        "compile (PyTorch's compiler, minutes the first time); "
+        "compile (GPU, PyTorch's compiler, minutes the first time); "
         "auto: openvino on an x86 CPU where it is installed, else eager.",
         choices=BACKENDS,
         fixed=True,

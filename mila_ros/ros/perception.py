@@ -130,6 +130,11 @@ class Perception(LifecycleNode):
             backend=settings.backend,
             say=self.get_logger().info,
         )
+        if (engine.backend, engine.device.type) == ("compile", "cpu"):
+            self.get_logger().warning(
+                "backend compile on a CPU: threads wait for each other, so frames take longer than by PyTorch's own "
+                "operators; backend auto is the fastest here"
+            )
         with engine.fast_thread():
             engine.warm_up(*_USUAL_SIZE)
             try:  # counted later, it would hold up frames

@@ -1,11 +1,11 @@
 """PyTorch's own compiler, ahead of time (torch.export, AOTInductor): a library a part, for the device it is made on.
 
 Operators that only wait for memory are joined into kernels, C++ on a CPU and Triton on a GPU, and a part is one call
-instead of a hundred. (On a CPU PyTorch holds Python's lock meanwhile, so frames wait for the slow network beside
-them.) Compiling before anything runs, and not when a call comes by
-(torch.compile), keeps it out of the threads that answer frames, and leaves a file for the next start.
+instead of a hundred. Compiling before anything runs, and not when a call comes by (torch.compile), keeps it out of the
+threads that answer frames, and leaves a file for the next start.
 
-A library computes all that its part gives: heads that nobody wants are computed, too, and thrown away.
+PyTorch holds Python's lock while a library runs: on a CPU threads wait for each other's networks. And a library
+computes all that its part gives: heads that nobody wants are computed, too, and thrown away.
 """
 
 from __future__ import annotations
@@ -76,11 +76,12 @@ class _Request:
     """One part, loaded for one thread, and those of its outputs that are wanted."""
 
     def __init__(self, path: Path, wanted: Sequence[str], dtype: torch.dtype) -> None:
-        self._library = torch._inductor.aoti_load_package(str(path))
+        # Its loader is called itself: what stands over it reads the call's structure from JSON each time.
+        self._library = torch._inductor.aoti_load_package(str(path)).loader
         names = json.loads(self._library.get_metadata()[_NAMES])
         self._dtype, self._inputs = dtype, names["inputs"]
         self._wanted = [(names["outputs"].index(name), output_type(name, dtype)) for name in wanted]
 
     def __call__(self, given: Mapping[str, Tensor]) -> list[Tensor]:
-        found = self._library(*(given[name].to(self._dtype).contiguous() for name in self._inputs))
+        found = self._library.boxed_run([given[name].to(self._dtype).contiguous() for name in self._inputs])
         return [found[i].to(kind) for i, kind in self._wanted]
