@@ -144,7 +144,7 @@ def _key(model: Mila, runtime: str, device: torch.device) -> str:
             digest.update(source.read_bytes())
     for package in ("torch", "timm", *RUNTIMES[runtime].packages):
         digest.update(f"{package} {_version(package)}".encode())
-    if RUNTIMES[runtime].made_on(device) == device != _CPU:
+    if device != _CPU:
         digest.update(f"{torch.cuda.get_device_name(device)} {torch.cuda.get_device_capability(device)}".encode())
     elif runtime == Inductor.name:  # its libraries hold the instructions of the processor that made them
         digest.update(f"{platform.machine()} {sorted(torch.cpu.get_capabilities().items())}".encode())

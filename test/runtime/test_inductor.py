@@ -15,7 +15,7 @@ from mila_ros.runtime.graph_cache import GraphCache
 from .tiny_engine import SEARCHED, SIZE, TASKS, answers, assert_alike, engine, tiny
 
 pytestmark = [
-    pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="no C++ compiler"),
+    pytest.mark.skipif(not any(map(shutil.which, devices._COMPILERS)), reason="no C++ compiler"),
     pytest.mark.timeout(900),  # the first to come compiles five parts: two minutes of one core
 ]
 
