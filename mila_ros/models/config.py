@@ -18,8 +18,10 @@ def task_sets(tasks: Sequence[str]) -> list[tuple[str, ...]]:
     return [some for count in range(len(tasks)) for some in combinations(tasks, count + 1)]
 
 
-PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps", "learned-flow")
+PROPAGATIONS = ("attention", "alignment", "attention+alignment", "laps", "learned-flow", "accel")
 """Every way to carry features from a keyframe."""
+FLOWS = ("learned-flow", "accel")
+"""Those that find optical flow for it (flow.py)."""
 
 _OF_ATTENTION = ("attention", "frames", "warp", "reach")
 """Settings that only local attention has."""
@@ -77,8 +79,8 @@ class ModelConfig:
     """Equal to `channels`, so that PyTorch's fused attention takes queries and values (ten times faster on a CPU)."""
     propagation: str = "attention"
     """How features are carried: "attention" (MILA's), "alignment" (implicit learnable alignment), both
-    ("attention+alignment"), "laps" (periodic shift and leap attention), or "learned-flow" (warped along optical
-    flow that is learned with the tasks)."""
+    ("attention+alignment"), "laps" (periodic shift and leap attention), "learned-flow" (warped along optical flow
+    that is learned with the tasks), or "accel" (so, too; the slow heads answer from it, the fast ones correct them)."""
     keys: str = "fast"
     """Which network describes the keyframe for look-up: "fast" (like meets like) or "slow" (as in the paper)."""
     attention: str = "shared"
@@ -142,6 +144,12 @@ class ModelConfig:
             raise UserError(f"reach: {self.reach} searches one keyframe, not {self.frames}: set frames to 1")
         if self.keys not in ("fast", "slow"):
             raise UserError(f'keys must be "fast" or "slow"; got "{self.keys}"')
+
+    @property
+    def answer_channels(self) -> dict[str, int]:
+        """Channels of each task's raw answer."""
+        channels = {"segmentation": len(self.classes), "depth": 1, "normals": 3}
+        return {task: channels[task] for task in self.tasks}
 
     @property
     def fast_head_width(self) -> int:

@@ -1,13 +1,14 @@
 """Propagation by optical flow that is learned with the tasks: what attention is to be measured against.
 
 Source: a keyframe's features are warped along the flow of a network that learns with the tasks (Deep Feature Flow, Zhu
-et al., CVPR 2017), and what is seen now corrects them (Accel, Jain et al., CVPR 2019). The flow is found as PWC-Net
-finds it (Sun et al., CVPR 2018): from cost volumes, coarse to fine, the finer one between what is already warped.
+et al., CVPR 2017). The flow is found as PWC-Net finds it (Sun et al., CVPR 2018): from cost volumes, coarse to fine,
+the finer one between what is already warped. As there, it may learn from exact flow first (training stage "flow").
 
 Differences from the papers: flow is found between the fast network's features, which are there anyway, so no second
 network looks at the pictures; it begins at the mean place of the best matches (soft argmax over the cost volume), and
-not at zero, since it learns from the tasks' and the features' losses alone, whose gradients reach a cell far; there is
-no scale map. What is warped is joined with what is seen now as after attention: a residual that begins at zero.
+not at zero, since the tasks' and the features' losses, from which it may learn alone, have gradients that reach a cell
+far; there is no scale map. What is warped is joined with what is seen now as after attention: a residual that begins at
+zero. Accel (accel.py), which warps along the same flow, joins answers instead.
 
 Cost, for N = H * W positions: cost volumes N * (85 + 50) C FLOPs, which PyTorch's counter does not see (they are no
 matrix products), convolutions of the flow N * 62 900, of the residual N * 55 300; at 640 x 480 and C = 96 that is 0.06,
@@ -89,29 +90,47 @@ class FlowStep(nn.Module):
         return better
 
 
-class FlowPropagation(Propagation):
-    """The keyframe's features and details where the flow has found them, and a residual that corrects them."""
+class Warping(Propagation):
+    """The keyframe's features and details where optical flow has found them."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.far = FlowStep(_FAR, _FAR_WIDTH, 2, begins=True)
         self.near = FlowStep(_NEAR, _NEAR_WIDTH, 1, begins=False)
-        self.fuse = Joining(2 * config.channels, config.fast_hidden_width, config.channels)
+
+    def flows(self, current: Tensor, described: Tensor) -> tuple[Tensor, Tensor]:
+        """From each place to where it was in the keyframe, columns and rows, in cells of the map it is given on.
+
+        (B, C, H, W) twice -> (B, 2, H / 2, W / 2) rounded up, what the search at stride 16 found; and (B, 2, H, W), at
+        stride 8, which is better.
+        """
+        far: Tensor = self.far(*(F.avg_pool2d(x, 2, ceil_mode=True) for x in (current, described)))
+        near: Tensor = self.near(current, described, resize(2 * far, current.shape[-2:]))
+        return far, near
 
     def flow(self, current: Tensor, described: Tensor) -> Tensor:
-        """(B, C, H, W) twice -> (B, 2, H, W), columns and rows: from each place to where it was in the keyframe."""
-        halved = [F.avg_pool2d(x, 2, ceil_mode=True) for x in (current, described)]
-        far = resize(2 * self.far(*halved), current.shape[-2:])
-        found: Tensor = self.near(current, described, far)
-        return found
+        """The better one of `flows`."""
+        return self.flows(current, described)[1]
+
+    def warped(self, current: Tensor, memory: Keyframe) -> tuple[Tensor, Tensor]:
+        """The keyframe's features (B, C, H, W) and details (B, C_d, 2 H, 2 W) where they are now."""
+        described, carried, detail = memory
+        check_same_size(current.shape[-2:], carried.shape[-2:])
+        flow = self.flow(current, described)
+        finer = resize(flow, detail.shape[-2:]) * (detail.shape[-1] / carried.shape[-1])
+        return sample_at(carried, flow), sample_at(detail, finer)
+
+
+class FlowPropagation(Warping):
+    """What was warped, and a residual that corrects it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.fuse = Joining(2 * config.channels, config.fast_hidden_width, config.channels)
 
     def forward(
         self, current: Tensor, memory: Keyframe, tasks: Sequence[str], match: bool = False
     ) -> dict[str, Carried]:
-        described, carried, detail = memory
-        check_same_size(current.shape[-2:], carried.shape[-2:])
-        flow = self.flow(current, described)
-        there = sample_at(carried, flow)
-        finer = resize(flow, detail.shape[-2:]) * (detail.shape[-1] / carried.shape[-1])
+        there, detail = self.warped(current, memory)
         joined = there + self.fuse(torch.cat([current, there], dim=1))
-        return dict.fromkeys(tasks, Carried(joined, sample_at(detail, finer)))
+        return dict.fromkeys(tasks, Carried(joined, detail))

@@ -42,9 +42,9 @@ class Heads(nn.Module):
     def __init__(self, config: ModelConfig, detail_in: int, channels: int, carried_in: int = 0) -> None:
         super().__init__()
         self.detail_in, self.carried_in = detail_in, carried_in
-        outputs = {"segmentation": len(config.classes), "depth": 1, "normals": 3}
         self.detail = ConvBlock(detail_in + carried_in, channels, relu=False)
-        self.tasks = nn.ModuleDict({task: Head(config.channels, channels, outputs[task]) for task in config.tasks})
+        outputs = config.answer_channels
+        self.tasks = nn.ModuleDict({task: Head(config.channels, channels, out) for task, out in outputs.items()})
 
     @torch.no_grad()
     def start_from(self, trained: Heads) -> None:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mila_ros.models.accel import AccelPropagation
 from mila_ros.models.class_map import class_map
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.heads import Heads, metric_depth, unit_normals
@@ -140,7 +141,15 @@ class Mila(nn.Module):
         if missing:
             raise ValueError(f"this model has the tasks {list(self.config.tasks)}, not {missing}")
         heads = self.slow_heads if features.slow else self.fast_heads
-        return heads({task: features.of(task) for task in tasks}, features.detail, features.details)
+        if not features.apart:
+            answers: dict[str, Tensor] = heads(
+                {task: features.of(task) for task in tasks}, features.detail, features.details
+            )
+            return answers
+        assert isinstance(self.propagation, AccelPropagation) and features.details is not None
+        own = heads(dict.fromkeys(tasks, features.coarse), features.detail)
+        of_keyframe = self.slow_heads({task: features.of(task) for task in tasks}, features.details[tasks[0]])
+        return self.propagation.fusion(of_keyframe, own)
 
     def _finished(self, task: str, value: Tensor, features: Features, focal: Tensor) -> Tensor:
         if task == "depth":

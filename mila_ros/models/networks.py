@@ -36,6 +36,8 @@ class Features(NamedTuple):
     """Beside `detail`, for the tasks named: the keyframe's, where they are now (`warp`)."""
     match: Tensor | None = None
     """(B,): how alike this frame and its keyframe look (propagation.py); None where that is not known."""
+    apart: bool = False
+    """`by_task` and `details` are a keyframe's, for the slow heads; `coarse` and `detail` are this frame's own."""
 
     def of(self, task: str) -> Tensor:
         """The stride-8 map that a task's head reads."""
@@ -46,7 +48,8 @@ class Features(NamedTuple):
         details = {task: brought.detail for task, brought in carried.items() if brought.detail is not None}
         match = next((brought.match for brought in carried.values()), None)
         coarse = {task: brought.coarse for task, brought in carried.items()}
-        return self._replace(by_task=coarse, details=details or None, match=match)
+        apart = any(brought.apart for brought in carried.values())
+        return self._replace(by_task=coarse, details=details or None, match=match, apart=apart)
 
 
 class SlowNetwork(nn.Module):

@@ -1,6 +1,7 @@
 """How a keyframe's features reach the current frame: what every way to carry them takes and gives.
 
-The ways themselves stand in attention.py (MILA's own), alignment.py, laps.py and flow.py; propagations.py chooses one.
+The ways themselves stand in attention.py (MILA's own), alignment.py, laps.py, flow.py and accel.py; propagations.py
+chooses one.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Carried(NamedTuple):
     match: Tensor | None = None
     """(B,): how alike both frames look where one was found in the other, mean cosine, at most 1; low: the scene has
     left the keyframe. None without `warp`, or where nobody asked."""
+    apart: bool = False
+    """Both maps are the keyframe's alone, for the slow heads, whose answers meet those of the fast ones (accel.py)."""
 
 
 class Joining(nn.Sequential):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mila_ros.models.accel import AccelPropagation
 from mila_ros.models.alignment import AlignedPropagation
 from mila_ros.models.attention import SharedPropagation, TaskPropagation
 from mila_ros.models.config import ModelConfig
@@ -16,6 +17,8 @@ def make_propagation(config: ModelConfig) -> Propagation:
         return LapsPropagation(config)
     if config.propagation == "learned-flow":
         return FlowPropagation(config)
+    if config.propagation == "accel":
+        return AccelPropagation(config)
     if config.propagation == "alignment":
         return AlignedPropagation(config, None)
     attention = TaskPropagation(config) if config.attention == "task" else SharedPropagation(config)

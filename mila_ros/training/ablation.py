@@ -37,11 +37,17 @@ FAST_WAYS: dict[str, tuple[str, ...]] = {
     "attention-alignment": ("model={propagation: attention+alignment}",),
     "laps": ("model={propagation: laps}",),
     "learned-flow": ("model={propagation: learned-flow}",),
+    "exact-flow": ("model={propagation: learned-flow}",),
+    "accel": ("model={propagation: accel}",),
     # Without keyframes: judged by the rows that are called fast.
     "fast-alone": ("alone=1",),
     "temporal-consistency": ("alone=1", "temporal_weight=1"),
 }
 """Settings that make each way of the fast stage what it is, beside those of the stage."""
+
+AFTER_FLOW = ("exact-flow", "accel")
+"""Ways of the fast stage that begin with a fast network and a flow which have been through the stage flow, for as many
+steps as the fast stage takes: half as much training again as the other ways get."""
 
 SLOW_WAYS: dict[str, tuple[str, ...]] = {
     "trained-on": (),
@@ -96,7 +102,15 @@ def main(argv: list[str]) -> int:
     source = resolve(options.start)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     start = source if options.stage == "slow" else _fast_start(source, digest, options.out)
-    models = [_trained(way, start, digest, options) for way in options.ways or ways]
+    chosen = list(options.ways or ways)
+    flow = None
+    if options.stage == "fast" and not set(chosen).isdisjoint(AFTER_FLOW):
+        flow = _trained("flow", "flow", (), start, digest, options)
+    copied = ("copy_heads=true",) if options.stage == "fast" else ()
+    models = []
+    for way in chosen:
+        begun = flow if flow is not None and way in AFTER_FLOW else start
+        models.append(_trained(way, options.stage, (*copied, *ways[way]), begun, digest, options))
     device = "cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda"
     arguments = ["--data", options.data, "--split", "validation", "--device", device]
     if options.stage == "slow":
@@ -117,36 +131,31 @@ def _fast_start(source: Path, digest: str, folder: Path) -> Path:
     return start
 
 
-def _trained(way: str, start: Path, source: str, options: argparse.Namespace) -> Path:
-    """The network that a way leads to. source: digest of what `start` was made from.
+def _trained(
+    name: str, stage: str, own: tuple[str, ...], start: Path, source: str, options: argparse.Namespace
+) -> Path:
+    """The network that a stage leads to from `start`.
+
+    Args:
+        name: of its files.
+        own: its settings beside those that all share; they win.
+        source: digest of what `start` was made from.
 
     Raises:
         UserError: the training failed, or one with other settings stands in its place.
     """
-    model: Path = options.out / f"{way}.safetensors"
-    own = WAYS[options.stage][way]
-    settings = [f"data={options.data}", *(["copy_heads=true"] if options.stage == "fast" else [])]
-    settings += [*options.overrides, *own]
+    model: Path = options.out / f"{name}.safetensors"
+    settings = [f"data={options.data}", *options.overrides, *own]
     made = {"start": source, "settings": settings}
     note = model.with_suffix(".json")
     if model.is_file():
         if not note.is_file() or json.loads(note.read_text(encoding="utf-8")) != made:
             raise UserError(f"{model} was made from another start or with other settings: use another --out folder")
-        print(f"{way}: done before", file=sys.stderr)
+        print(f"{name}: done before", file=sys.stderr)
         return model
-    print(f"{way}: {' '.join(own) or f'the settings of config/train/{options.stage}.yaml'}", file=sys.stderr)
-    run = options.out / way
-    command = [
-        sys.executable,
-        "-m",
-        "mila_ros.cli",
-        "train",
-        options.stage,
-        "--out",
-        str(run),
-        "--device",
-        options.device,
-    ]
+    print(f"{name}: {' '.join(own) or f'the settings of config/train/{stage}.yaml'}", file=sys.stderr)
+    run = options.out / name
+    command = [sys.executable, "-m", "mila_ros.cli", "train", stage, "--out", str(run), "--device", options.device]
     command += ["--processes", str(options.processes), f"start={start}"]
     # Judged once, in the end, all in one table; rooms are rendered once, for all.
     command += ["validate_every=0", f"rendered_folder={options.out / 'rooms'}"]
@@ -154,7 +163,7 @@ def _trained(way: str, start: Path, source: str, options: argparse.Namespace) ->
     # own comes last and wins.
     ended = subprocess.run([*command, *settings], check=False)
     if ended.returncode:
-        raise UserError(f"the training of {way} ended with status {ended.returncode}; the reason stands above")
+        raise UserError(f"the training of {name} ended with status {ended.returncode}; the reason stands above")
     note.write_text(json.dumps(made), encoding="utf-8")
     partial = model.with_suffix(".partial")
     shutil.copyfile(run / "model.safetensors", partial)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mila_ros.training.losses import Truth
 from mila_ros.worlds.frames import IGNORE
-from mila_ros.worlds.geometry import painted, reproject, rotation
+from mila_ros.worlds.geometry import flow_to, painted, reproject, rotation
 
 
 @dataclass
@@ -30,6 +30,9 @@ class Batch:
     focal: Tensor
     """(B,), pixels."""
     truth: Truth
+    flow: Tensor | None = None
+    """(B, 2, H / 8, W / 8), cells to the right and down: where each cell of the picture is in its newest keyframe; NaN
+    where that is unknown or outside of it. None: nobody asked."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Augmentation:
     """Answers are judged at the picture's size over this."""
 
 
+CELL = 8
+"""Pixels: side of the cells that features are carried by."""
+
+
 class Views(NamedTuple):
     """Frames before they are cut to the size of a batch."""
 
@@ -67,6 +74,8 @@ class Views(NamedTuple):
     """(B, 3, H, W), unit; zero where unknown."""
     camera: Tensor
     """(B, 4): fx, fy, cx, cy in pixels."""
+    flow: Tensor | None = None
+    """(B, 2, H, W), pixels: from each place to where it is in the newest keyframe; NaN where unknown."""
 
 
 def random_place(depth: Tensor, g: torch.Generator) -> Tensor:
@@ -81,7 +90,9 @@ def random_place(depth: Tensor, g: torch.Generator) -> Tensor:
     return motion
 
 
-def from_elsewhere(views: Views, whole: Tensor, before: Tensor | None, share: float, g: torch.Generator) -> Views:
+def from_elsewhere(
+    views: Views, whole: Tensor, before: Tensor | None, share: float, g: torch.Generator, flows: bool = False
+) -> Views:
     """Stills seen by a moved camera, and where it was earlier.
 
     Args:
@@ -89,15 +100,18 @@ def from_elsewhere(views: Views, whole: Tensor, before: Tensor | None, share: fl
         whole: (B, H, W), metres, depth by which cameras are moved: known everywhere, or assumed.
         before: (B, T, 4, 4), from each camera to where it was at its keyframes; None where none is wanted.
         share: of the pictures whose camera is moved; the others stay as they are.
+        flows: whether optical flow to the newest keyframe is wanted; it is exact, since keyframes are made by it.
     """
     moved = torch.rand(len(views.image), generator=g, device=views.image.device) < share
     known = views.depth > 0
     place = torch.eye(4, device=views.image.device).repeat(len(views.image), 1, 1)
     image, depth, labels, normals = (x.clone() for x in (views.image, views.depth, views.labels, views.normals))
+    distance, seen = whole.clone(), torch.ones_like(known)
     if bool(moved.any()):
         place[moved] = random_place(whole[moved], g)
         there = reproject(whole[moved], views.camera[moved], place[moved])
         image[moved] = painted(views.image[moved], there)
+        distance[moved], seen[moved] = there.depth, there.seen
         depth[moved] = there.depth * there.carry(known[moved][:, None])[:, 0]
         labels[moved] = torch.where(there.seen, there.carry(views.labels[moved][:, None])[:, 0], IGNORE)
         normals[moved] = there.carry(views.normals[moved]) * there.seen[:, None]
@@ -107,7 +121,11 @@ def from_elsewhere(views: Views, whole: Tensor, before: Tensor | None, share: fl
         keyframes = torch.stack(
             [painted(views.image, reproject(whole, views.camera, motion)) for motion in earlier], dim=1
         )
-    return Views(image, keyframes, depth, labels, normals, views.camera)
+    flow = None
+    if flows and before is not None:
+        # What was seen from elsewhere moves between two views; the still itself, from its own camera.
+        flow = flow_to(torch.where(seen, distance, 0.0), views.camera, before[:, 0])
+    return Views(image, keyframes, depth, labels, normals, views.camera, flow)
 
 
 def cut(views: Views, o: Augmentation, g: torch.Generator) -> Batch:
@@ -146,7 +164,30 @@ def cut(views: Views, o: Augmentation, g: torch.Generator) -> Batch:
     keyframes = views.keyframes
     if keyframes is not None:
         keyframes = sample(keyframes.flatten(1, 2), grid, "bilinear").unflatten(1, keyframes.shape[1:3])
-    return Batch(sample(views.image, grid, "bilinear"), keyframes, views.camera[:, 0] * zoom * (o.width / w), truth)
+    image, focal = sample(views.image, grid, "bilinear"), views.camera[:, 0] * zoom * (o.width / w)
+    flow = None if views.flow is None else _flow_in(views.flow, theta, (o.height // CELL, o.width // CELL), views, turn)
+    return Batch(image, keyframes, focal, truth, flow)
+
+
+def _flow_in(flow: Tensor, theta: Tensor, size: tuple[int, int], views: Views, turn: Tensor) -> Tensor:
+    """Flow of whole pictures (B, 2, H, W), in pixels, as it is between their cut ones: (B, 2, *size), in cells.
+
+    theta, turn: how they are cut and turned (`cut`).
+    """
+    b, _, height, width = flow.shape
+    plain = F.affine_grid(theta, [b, 1, *size], align_corners=False)
+    here, _ = _turned(plain, views, turn)
+    # Nearest: between a thing and what is behind it nothing moves as their mean does.
+    shift = F.grid_sample(flow, here, "nearest", "zeros", align_corners=False)
+    there = here + shift.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height], device=flow.device)
+    back, ahead = _turned(there, views, turn.transpose(1, 2))
+    # Undo the crop, which only stretches and shifts.
+    extent = theta[:, :, :2].diagonal(dim1=1, dim2=2)
+    own = (back - theta[:, None, None, :, 2]) / extent[:, None, None]
+    start = (plain - theta[:, None, None, :, 2]) / extent[:, None, None]
+    found = (own - start) * torch.tensor([size[1] / 2, size[0] / 2], device=flow.device)
+    inside = (own.abs() <= 1).all(dim=3) & (here.abs() <= 1).all(dim=3) & (there.abs() <= 1).all(dim=3)
+    return torch.where(inside[..., None], found, torch.nan).permute(0, 3, 1, 2)
 
 
 def _turned(grid: Tensor, views: Views, turn: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mila_ros.models.accel import AnswerFusion
 from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.models.propagation import Joining
@@ -30,7 +31,7 @@ def blend_share(settings: TrainSettings, config: ModelConfig) -> float:
 
 @torch.no_grad()
 def blended(model: Mila, share: float) -> Mila:
-    """A copy whose fast heads and residuals are so much what was learned, 0..1, and else their start.
+    """A copy whose fast heads and what joins are so much what was learned, 0..1, and else their start.
 
     Raises:
         ValueError: a share outside of 0..1.
@@ -44,7 +45,7 @@ def blended(model: Mila, share: float) -> Mila:
         if value.is_floating_point():
             value.lerp_(begun[name], 1 - share)
     for part in mixed.propagation.modules():
-        if isinstance(part, Joining):
+        if isinstance(part, (Joining, AnswerFusion)):
             part.scale(share)
     return mixed
 

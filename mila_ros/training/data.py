@@ -44,6 +44,8 @@ class Pool:
     """(N, 4): fx, fy, cx, cy in pixels."""
     assumed: Tensor | None = None
     """(N, T, H, W), float16 metres, all known, to move the camera by; None: what is known of depth, holes filled."""
+    flow: Tensor | None = None
+    """(N, T, 2, H, W), float16 pixels: from each place to where it is in the frame before; None: unknown."""
     interval: int = 0
     """Frames of a 30 Hz video between two of a clip."""
     motion: str = "carried"
@@ -135,21 +137,29 @@ def pool_of_frames(frames: Iterable[Frame], device: torch.device, scale: float =
 
 
 def pool_of_rendered(
-    clips: int, frames: int, interval: int, height: int, width: int, seed: int, device: torch.device
+    clips: int,
+    frames: int,
+    interval: int,
+    height: int,
+    width: int,
+    seed: int,
+    device: torch.device,
+    flow: bool = False,
 ) -> Pool:
-    """Make clips of the rendered world (worlds/rendered.py), a different room each."""
+    """Make clips of the rendered world (worlds/rendered.py), a different room each; with their optical flow or not."""
     world = RenderedWorld(device=device, height=height, width=width, seed=seed)
     parts = []
     with tqdm(total=clips, desc="render", unit="clip", file=sys.stderr) as bar:
         while bar.n < clips:
             count = min(8, clips - bar.n)
-            clip = world.clips(batch=count, frames=frames, interval=interval, seed=seed + bar.n)
+            clip = world.clips(batch=count, frames=frames, interval=interval, seed=seed + bar.n, flow=flow)
             normals = (clip.normals * 127).round().to(torch.int8)
             depth = torch.nan_to_num(clip.depth).half()
-            parts.append((clip.rgb, depth, clip.labels, normals, clip.intrinsics.float()))
+            flows = [] if clip.flow is None else [clip.flow.half()]
+            parts.append((clip.rgb, depth, clip.labels, normals, clip.intrinsics.float(), *flows))
             bar.update(count)
-    rgb, depth, labels, normals, intrinsics = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return Pool(rgb, depth, labels, normals, intrinsics, interval=interval)
+    rgb, depth, labels, normals, intrinsics, *flows = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    return Pool(rgb, depth, labels, normals, intrinsics, flow=flows[0] if flow else None, interval=interval)
 
 
 class Batches:
@@ -161,6 +171,8 @@ class Batches:
         options: how they are varied.
         keyframes: how many are wanted with each picture, `max_distance` frames from one to the next.
         generator: on the pools' device.
+        flow: whether optical flow to the newest keyframe is wanted. Clips then need it, and their keyframes are the
+            frames before, whatever the distance.
     """
 
     def __init__(
@@ -170,7 +182,10 @@ class Batches:
         options: Augmentation,
         keyframes: int,
         generator: torch.Generator,
+        flow: bool = False,
     ) -> None:
+        if flow and any(not pool.still and (pool.flow is None or pool.rgb.shape[1] < 2) for pool, _ in pools):
+            raise UserError("clips without optical flow, or of one frame, cannot teach it")
         total = sum(share for _, share in pools)
         counts = [round(size * share / total) for _, share in pools]
         counts[0] += size - sum(counts)
@@ -181,7 +196,7 @@ class Batches:
                 "fewer processes or parts (accumulate), or a larger share"
             )
         self.parts = [(pool, count) for (pool, _), count in zip(pools, counts, strict=True) if count > 0]
-        self.options, self.keyframes, self.generator = options, keyframes, generator
+        self.options, self.keyframes, self.generator, self.flow = options, keyframes, generator, flow
         self.orders: list[Tensor] = [torch.empty(0, dtype=torch.long) for _ in self.parts]
 
     def next(self) -> Batch:
@@ -195,7 +210,8 @@ class Batches:
             torch.cat([d.truth.normals for d in drawn]),
         )
         image, keyframes = recoloured(image, keyframes, self.options.colour, self.generator)
-        return Batch(image, keyframes, torch.cat([d.focal for d in drawn]), truth)
+        flow = torch.cat([d.flow for d in drawn if d.flow is not None]) if self.flow else None
+        return Batch(image, keyframes, torch.cat([d.focal for d in drawn]), truth, flow)
 
     def _indices(self, part: int) -> Tensor:
         """Every clip once before any comes again."""
@@ -212,7 +228,8 @@ class Batches:
         picked = self._indices(part)
         device, g, o = pool.rgb.device, self.generator, self.options
         clip = pool.rgb.shape[1]
-        now = torch.randint(0, clip, (count,), generator=g, device=device)
+        exact = self.flow and not pool.still  # flow is known from each frame but the first, to the one before
+        now = torch.randint(int(exact), clip, (count,), generator=g, device=device)
         views = Views(
             pool.rgb[picked, now].float() / 255,
             None,
@@ -228,7 +245,11 @@ class Batches:
                 every = o.max_distance * torch.arange(self.keyframes, device=device)
                 before = random_motion((distance + every).float(), g, pool.motion)
             whole = without_holes(views.depth) if pool.assumed is None else pool.assumed[picked, now].float()
-            return from_elsewhere(views, whole, before, o.moved, g)
+            return from_elsewhere(views, whole, before, o.moved, g, self.flow)
+        if exact:
+            assert pool.flow is not None
+            earlier = pool.rgb[picked, now - 1][:, None].float() / 255
+            return views._replace(keyframes=earlier, flow=pool.flow[picked, now].float())
         if self.keyframes:
             reach = max(1, o.max_distance // max(1, pool.interval))
             step = torch.randint(1, reach + 1, (count, 1), generator=g, device=device)

@@ -99,6 +99,13 @@ def feature_loss(features: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(features.float(), teacher.float()) / scale
 
 
+def end_point_error(flow: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance between where flow ends and where it should: (B, 2, h, w) twice, NaN where unknown -> scalar."""
+    known = truth.isfinite().all(dim=1)
+    error = flow.float() - torch.where(known[:, None], truth, flow.float().detach())
+    return ((error.square().sum(dim=1) + 1e-6).sqrt() * known).sum() / known.sum().clamp(min=1)
+
+
 def class_weights(counts: Tensor, power: float) -> Tensor:
     """Weights that lift rare classes: frequency to the power of -`power`, mean 1 over pixels, at most 4.
 

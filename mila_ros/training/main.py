@@ -58,6 +58,7 @@ def load_pools(
             s.width,
             seed,
             device,
+            s.stage == "flow",
         )
         pools.append((pool, s.rendered_share))
     return pools, validation
@@ -66,7 +67,7 @@ def load_pools(
 def main(argv: list[str]) -> int:
     """Entry of `mila train`."""
     parser = argparse.ArgumentParser(allow_abbrev=False, prog="mila train", description=__doc__)
-    shipped = "a YAML file, or the name of one in config/train (slow, fast, driving_slow, driving_fast)"
+    shipped = "a YAML file, or the name of one in config/train (slow, fast, flow, driving_slow, driving_fast)"
     parser.add_argument("config", help=shipped)
     overrides = "settings to change, for example steps=200; mila_ros/training/settings.py explains all"
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=overrides)

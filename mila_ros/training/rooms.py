@@ -23,21 +23,30 @@ _TENSORS = ("rgb", "depth", "labels", "normals", "intrinsics")
 
 
 def kept_rooms(
-    folder: str | None, clips: int, frames: int, interval: int, height: int, width: int, seed: int, device: torch.device
+    folder: str | None,
+    clips: int,
+    frames: int,
+    interval: int,
+    height: int,
+    width: int,
+    seed: int,
+    device: torch.device,
+    flow: bool = False,
 ) -> Pool:
     """Clips as `pool_of_rendered` makes them, from the folder if they were made there before, else made and kept.
 
     A file is named after what decides what is in it: the settings, and the sources of the renderer and of this. So one
-    folder may serve many runs. It takes 9 bytes a pixel. A damaged file is made anew; one that cannot be written for
-    want of room is done without. Without a folder nothing is kept.
+    folder may serve many runs. It takes 9 bytes a pixel, with optical flow 13. A damaged file is made anew; one that
+    cannot be written for want of room is done without. Without a folder nothing is kept.
 
     Raises:
         UserError: the folder cannot be read or written to.
     """
     if folder is None:
-        return pool_of_rendered(clips, frames, interval, height, width, seed, device)
+        return pool_of_rendered(clips, frames, interval, height, width, seed, device, flow)
     made_by: dict[str, Any] = {"clips": clips, "frames": frames, "interval": interval, "seed": seed}
     made_by |= {"height": height, "width": width, "device": device.type, "renderer": _renderer()}
+    made_by |= {"flow": True} if flow else {}
     name = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
     path = Path(folder) / f"rooms-{name}.safetensors"
     partial = path.with_suffix(f".{os.getpid()}.partial")
@@ -53,9 +62,10 @@ def kept_rooms(
     try:
         if known is not None:
             return Pool(**known, interval=interval)
-        pool = pool_of_rendered(clips, frames, interval, height, width, seed, device)
+        pool = pool_of_rendered(clips, frames, interval, height, width, seed, device, flow)
         try:
-            save_file({name: getattr(pool, name).contiguous() for name in _TENSORS}, partial)
+            names = (*_TENSORS, "flow") if flow else _TENSORS
+            save_file({name: getattr(pool, name).contiguous() for name in names}, partial)
             partial.replace(path)
         except (OSError, SafetensorError) as error:
             tqdm.write(f"rendered rooms are not kept, {path} cannot be written: {error}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mila_ros.models.config import TASKS
 
-COLUMNS = ("step", "seconds_a_step", *TASKS, "features", "glance", "temporal", "critic", "adversary")
+COLUMNS = ("step", "seconds_a_step", *TASKS, "features", "glance", "temporal", "critic", "adversary", "far", "near")
 
 
 class RunLog:

@@ -24,9 +24,10 @@ class TrainSettings:
     """One stage of training."""
 
     stage: str = "slow"
-    """slow: the slow network and its heads; fast: fast network, propagation and their heads, the slow one frozen."""
+    """slow: the slow network and its heads; fast: fast network, propagation and their heads, the slow one frozen; flow,
+    before it, for the propagations that find optical flow: fast network and flow, from flow that is known exactly."""
     start: str | None = None
-    """Checkpoint (name or file) to start from; needed by the stage "fast"."""
+    """Checkpoint (name or file) to start from; needed by the stages "fast" and "flow"."""
     data: str | None = None
     """Labelled frames, `KIND:FOLDER` (worlds/world.py); those of its validation split are never trained on."""
     data_share: float = 0.7
@@ -130,21 +131,25 @@ class TrainSettings:
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        if self.stage not in ("slow", "fast"):
-            raise UserError(f'stage must be "slow" or "fast"; got "{self.stage}"')
+        if self.stage not in ("slow", "fast", "flow"):
+            raise UserError(f'stage must be "slow", "fast" or "flow"; got "{self.stage}"')
         if self.task_weighting not in ("fixed", "learned"):
             raise UserError(f'task_weighting must be "fixed" or "learned"; got "{self.task_weighting}"')
-        if self.stage == "slow" and (self.adversary_weight or self.glance_weight):
+        if self.stage != "fast" and (self.adversary_weight or self.glance_weight):
             raise UserError("adversary_weight and glance_weight are for the stage fast: set them to 0")
-        if self.temporal_weight and (self.stage == "slow" or self.alone < 1):
+        if self.temporal_weight and (self.stage != "fast" or self.alone < 1):
             raise UserError("temporal_weight is for a fast network that answers alone: the stage fast with alone: 1")
-        if self.stage == "fast" and self.start is None:
-            raise UserError('stage "fast" learns from a trained slow network: set `start` to its checkpoint')
+        if self.stage != "slow" and self.start is None:
+            raise UserError(f'stage "{self.stage}" goes on from a trained slow network: set `start` to its checkpoint')
         back = self.blend is not None and self.blend < 1
         if self.stage == "slow" and back and self.start is None:
             raise UserError(
                 "blend below 1 goes back to the weights of `start`, which the stage slow has not: set it to 1"
             )
+        if self.stage == "flow" and (back or self.validate_every):
+            raise UserError("the stage flow answers no task: set blend to 1 or null, and validate_every to 0")
+        if self.stage == "flow" and self.rendered_clips and self.rendered_frames < 2:
+            raise UserError("optical flow is between two frames: set rendered_frames to 2 or more")
         elsewhere = self.relabel or not {"tasks", "slow_backbone"}.isdisjoint(self.model)
         if self.stage == "slow" and back and elsewhere:
             raise UserError(

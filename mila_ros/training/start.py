@@ -11,7 +11,7 @@ from torch import nn
 
 from mila_ros.errors import UserError
 from mila_ros.models.checkpoint import load_model, read_header, resolve
-from mila_ros.models.config import ModelConfig, model_changes
+from mila_ros.models.config import FLOWS, ModelConfig, model_changes
 from mila_ros.models.heads import Heads
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import SlowNetwork
@@ -55,6 +55,11 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
                 "blend below 1 goes back to the slow network's heads, which are wider than fast heads of "
                 f"fast_head_channels: {model.config.fast_head_channels}: leave it out"
             )
+        if settings.stage == "flow" and model.config.propagation not in FLOWS:
+            raise UserError(
+                f"the stage flow is for a propagation that finds optical flow ({', '.join(FLOWS)}); this network's is "
+                f"{model.config.propagation}: set 'model={{propagation: learned-flow}}'"
+            )
         if settings.stage == "fast" and anew:
             heads_from_slow(model)
         return model
@@ -96,7 +101,8 @@ def carried_otherwise(trained: Mila, changes: dict[str, Any], allowed: Sequence[
     model = Mila(ModelConfig.from_dict(model_changes(own, changes)))
     weights = {k: v for k, v in trained.state_dict().items() if not k.startswith("propagation.")}
     model.load_state_dict(_fitted(weights, model))
-    if model.config.propagation == trained.config.propagation:  # else names may be alike and mean something else
+    ways = {model.config.propagation, trained.config.propagation}
+    if len(ways) == 1 or ways <= set(FLOWS):  # else names may be alike and mean something else
         model.propagation.load_state_dict(_fitted(trained.propagation.state_dict(), model.propagation))
     before, now = trained.config, model.config
     if now.fast_head_width > before.fast_head_width or now.fast_hidden_width > before.fast_hidden_width:

@@ -8,12 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mila_ros.models.flow import Warping
+from mila_ros.models.layers import resize
 from mila_ros.models.mila import Mila
 from mila_ros.models.networks import Features
 from mila_ros.models.propagation import Carried, Keyframe
 from mila_ros.training.adversary import PatchCritic, adversarial_losses, rising
 from mila_ros.training.augmentation import Batch
-from mila_ros.training.losses import distillation_losses, feature_loss, task_losses, uncertainty_weighted
+from mila_ros.training.losses import (
+    distillation_losses,
+    end_point_error,
+    feature_loss,
+    task_losses,
+    uncertainty_weighted,
+)
 from mila_ros.training.settings import TrainSettings
 from mila_ros.training.temporal import TemporalConsistency
 
@@ -115,6 +123,10 @@ class FastStep(Step):
         together = _left_out(found, current, alone)
         seen = Features(current, detail, height, width, zoom, slow=False).joined(together)
         answers = model.predict(seen, tasks, batch.focal, size)
+        if seen.apart and settings.alone:
+            own = Features(current, detail, height, width, zoom, slow=False)
+            said_alone = model.predict(own, tasks, batch.focal, size)
+            answers = {task: torch.where(alone, said_alone[task], answers[task]) for task in tasks}
         losses = task_losses(answers, batch.truth, self.class_weights, self.settings.depth_metres)
         if settings.distillation:
             for name, loss in distillation_losses(answers, teacher).items():
@@ -165,5 +177,31 @@ def _left_out(found: dict[str, Carried], current: Tensor, alone: Tensor) -> dict
     kept: dict[int, Carried] = {}
     for brought in found.values():
         detail = None if brought.detail is None else brought.detail * ~alone
-        kept[id(brought)] = Carried(torch.where(alone, current, brought.coarse), detail)
+        kept[id(brought)] = brought._replace(coarse=torch.where(alone, current, brought.coarse), detail=detail)
     return {task: kept[id(brought)] for task, brought in found.items()}
+
+
+class FlowStep(Step):
+    """Before stage two, where optical flow carries: the fast network and the flow learn from flow that is known."""
+
+    def trained(self) -> list[nn.Module]:
+        way = self.model.propagation
+        assert isinstance(way, Warping)
+        return [self.model.fast, way.far, way.near]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        model, way = self.model, self.model.propagation
+        assert isinstance(way, Warping) and batch.keyframes is not None and batch.flow is not None
+        newest = batch.keyframes[:, 0]
+        if model.config.keys == "slow":
+            current, _ = model.fast(batch.image)
+            with torch.no_grad():
+                described, _ = model.slow(newest)
+        else:
+            described, current = model.fast(torch.cat([newest, batch.image]))[0].chunk(2)
+        far, near = way.flows(current, described)
+        coarse = resize(2 * far, near.shape[-2:])
+        return {"far": 0.5 * end_point_error(coarse, batch.flow), "near": end_point_error(near, batch.flow)}
+
+
+STAGES: dict[str, type[Step]] = {"slow": SlowStep, "fast": FastStep, "flow": FlowStep}

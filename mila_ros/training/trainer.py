@@ -31,7 +31,7 @@ from mila_ros.training.losses import class_weights
 from mila_ros.training.run_log import RunLog
 from mila_ros.training.settings import TrainSettings
 from mila_ros.training.start import build_model, stages_before
-from mila_ros.training.steps import FastStep, SlowStep, working_zoom
+from mila_ros.training.steps import STAGES, working_zoom
 from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.labels import load_labels
 
@@ -103,8 +103,7 @@ class Trainer:
             )
         counts = label_counts([pool for pool, _ in pools], len(self.model.config.classes))
         weights = class_weights(counts, settings.balance)
-        kind = SlowStep if settings.stage == "slow" else FastStep
-        self.step_module = kind(self.model, settings, weights)
+        self.step_module = STAGES[settings.stage](self.model, settings, weights)
         self.model.requires_grad_(False)
         for part in self.step_module.trained():
             part.requires_grad_(True)
@@ -124,8 +123,9 @@ class Trainer:
         # The attention's window is in cells of the network: a smaller picture must move more to fill it alike.
         distance = max(1, round(s.max_distance * working_zoom(self.model, s.height, s.width)))
         self.varied = Augmentation(s.height, s.width, s.zoom, s.turn, s.moved, s.colour, distance, s.truth_stride)
-        keyframes = self.model.config.frames if settings.stage == "fast" else 0
-        self.batches = Batches(pools, s.batch // parts, self.varied, keyframes, self.generator)
+        keyframes = {"slow": 0, "fast": self.model.config.frames, "flow": 1}[settings.stage]
+        flow = settings.stage == "flow"
+        self.batches = Batches(pools, s.batch // parts, self.varied, keyframes, self.generator, flow)
         self.motion = pools[0][0].motion
         self.step = 0
         self.seconds = 0.0

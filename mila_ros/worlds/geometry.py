@@ -92,6 +92,26 @@ def reproject(depth: Tensor, intrinsics: Tensor, motion: Tensor) -> Reprojection
     return Reprojection(source.view(b, h, w), seen.view(b, h, w), distance.view(b, h, w))
 
 
+def flow_to(depth: Tensor, intrinsics: Tensor, motion: Tensor) -> Tensor:
+    """Optical flow of a still scene: where what each pixel shows is in another camera's picture.
+
+    Args:
+        depth: (B, H, W), metres; 0 or NaN where unknown.
+        intrinsics, motion: see `reproject`.
+
+    Returns:
+        (B, 2, H, W), pixels to the right and down; NaN where depth is unknown or the place lies behind that camera.
+        Whether something stands before it there is not looked at.
+    """
+    _, h, w = depth.shape
+    rays = pixel_rays(intrinsics, h, w)
+    moved = torch.einsum("bij,bjhw->bihw", motion[:, :3, :3], rays * depth[:, None]) + motion[:, :3, 3, None, None]
+    z = moved[:, 2:]
+    focal = intrinsics[:, :2, None, None]
+    there = moved[:, :2] / z * focal - rays[:, :2] * focal
+    return torch.where((depth[:, None] > 0) & (z > 0.05), there, torch.nan)
+
+
 def moved_view(rgb: Tensor, depth: Tensor, intrinsics: Tensor, motion: Tensor) -> Tensor:
     """What a camera elsewhere would have seen: reprojected, holes filled.
 

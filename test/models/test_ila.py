@@ -226,7 +226,10 @@ def test_a_keyframe_of_another_size_is_refused() -> None:
         ({"frames": 0}, "at least one keyframe"),
         ({"attention": "both"}, '"shared" or "task"'),
         ({"warp": True, "frames": 2}, "set frames to 1"),
-        ({"propagation": "warp"}, 'one of attention, alignment, attention.alignment, laps, learned-flow; got "warp"'),
+        (
+            {"propagation": "warp"},
+            'one of attention, alignment, attention.alignment, laps, learned-flow, accel; got "warp"',
+        ),
         ({"propagation": "laps", "warp": True}, "warp: for local attention, which propagation: laps has not"),
         ({"propagation": "alignment", "frames": 2, "attention": "task"}, "attention, frames: for local attention"),
     ],

@@ -27,6 +27,7 @@ WAYS = [
     {"propagation": "alignment"},
     {"propagation": "laps"},
     {"propagation": "learned-flow"},
+    {"propagation": "accel"},
 ]
 
 

@@ -16,6 +16,7 @@ WAYS = [
     {"propagation": "attention+alignment"},
     {"propagation": "laps"},
     {"propagation": "learned-flow"},
+    {"propagation": "accel"},
 ]
 
 
@@ -30,7 +31,8 @@ def test_nothing_learned_is_the_slow_heads_on_what_was_carried(way: dict[str, ob
     torch.testing.assert_close(whole.state_dict(), model.state_dict())
     torch.testing.assert_close(none.fast_heads.tasks.state_dict(), model.slow_heads.tasks.state_dict())
     last = [name for name in model.state_dict() if ".fuse.1." in f".{name}"]
-    assert last and all(not none.state_dict()[name].any() for name in last)
+    assert last or "fusion" in dict(model.propagation.named_children())
+    assert all(not none.state_dict()[name].any() for name in last)
     for name, value in half.state_dict().items():
         if value.is_floating_point():
             between = (whole.state_dict()[name] + none.state_dict()[name]) / 2

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from mila_ros.worlds.geometry import moved_view, pixel_rays, rotation
+from mila_ros.worlds.geometry import flow_to, moved_view, pixel_rays, rotation
 from mila_ros.worlds.motion import random_motion
 
 CAMERA = torch.tensor([[260.0, 260.0, 159.5, 119.5]])
@@ -33,6 +33,23 @@ def test_a_wall_shifts_by_the_parallax_of_the_motion() -> None:
     seen = moved_view(rgb, torch.full((1, 60, 80), 2.0), camera, motion)
     torch.testing.assert_close(seen[..., 10:], rgb[..., :-10])
     assert torch.isfinite(seen).all()
+
+
+def test_flow_is_that_parallax_and_unknown_where_depth_is() -> None:
+    camera = torch.tensor([[100.0, 80.0, 39.5, 29.5]])
+    motion = torch.eye(4)[None].clone()
+    motion[0, :3, 3] = torch.tensor([0.2, -0.1, 0.5])
+    depth = torch.full((1, 60, 80), 2.0)
+    depth[0, 5, 6], depth[0, 7, 8] = 0.0, torch.nan
+    flow = flow_to(depth, camera, motion)
+    known = flow.isfinite().all(dim=1)
+    assert int((~known).sum()) == 2 and not known[0, 5, 6] and not known[0, 7, 8]
+    # X = 2 u / fx, so u' = fx (X + 0.2) / 2.5 = (2 u + 20) / 2.5; v' = (2 v - 8) / 2.5.
+    rows, columns = torch.meshgrid(torch.arange(60.0) - 29.5, torch.arange(80.0) - 39.5, indexing="ij")
+    wanted = torch.stack([(columns * 2 + 20) / 2.5 - columns, (rows * 2 - 8) / 2.5 - rows])[None]
+    torch.testing.assert_close(flow[:, :, known[0]], wanted[:, :, known[0]])
+    motion[0, 2, 3] = -3.0  # the wall is behind that camera
+    assert flow_to(depth, camera, motion).isnan().all()
 
 
 def test_near_things_cover_far_ones() -> None:
