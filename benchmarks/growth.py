@@ -53,6 +53,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "attention and alignment": {"propagation": "attention+alignment"},
     "LAPS": {"propagation": "laps", "warp": False, "reach": 0},
     "learned flow": {"propagation": "learned-flow", "warp": False, "reach": 0},
+    "Accel": {"propagation": "accel", "warp": False, "reach": 0},
 }
 CAMERAS = (1, 2, 4, 8)
 _OWN = "as it is"

@@ -118,7 +118,7 @@ def method_rows(run: Run, flops: Flops) -> list[Row]:
             else:
                 cost = flops.amortised(method.interval)
         else:
-            cost = float(flops.slow_frame) if method is run.slow else float(flops.fast + flops.heads)
+            cost = float(flops.slow_frame) if method is run.slow else float(flops.alone_frame)
 
         def row(metric: str, value: float, unit: str, method=method) -> None:
             rows.append(_row("how long does a frame take", method.name, method.setting, metric, value, unit))

@@ -25,7 +25,7 @@ def gflops(method: str, flops: Flops, carriers: Mapping[str, Carrier]) -> dict[s
         carriers: by name.
     """
     if method in ("slow", "fast"):
-        cost = float(flops.slow_frame if method == "slow" else flops.fast + flops.heads)
+        cost = float(flops.slow_frame if method == "slow" else flops.alone_frame)
         return {"gflops": cost / GIGA, "gflops_worst": cost / GIGA}
     name, interval = split(method)
     between = carriers[name].frame_flops(flops)

@@ -37,7 +37,9 @@ class Flops:
     fast: int
     propagate: int
     heads: int
-    """The fast network's heads for the tasks that were asked for."""
+    """For the tasks that were asked for, behind propagation: the fast network's, with Accel the slow one's, too."""
+    heads_alone: int
+    """The fast network's, without a keyframe."""
     heads_slow: int
 
     @property
@@ -49,6 +51,11 @@ class Flops:
     def fast_frame(self) -> int:
         """A frame answered by the fast network and propagation."""
         return self.fast + self.propagate + self.heads
+
+    @property
+    def alone_frame(self) -> int:
+        """A frame answered by the fast network alone."""
+        return self.fast + self.heads_alone
 
     def amortised(self, interval: int) -> float:
         """Mean cost a frame when every `interval`-th frame is a keyframe answered by the slow network."""
@@ -86,8 +93,9 @@ def count_flops_by_tasks(
         for tasks in sets:
             features, propagate = counted(partial(model.propagate, glance, memory, tasks))
             _, heads = counted(partial(model.predict, features, tasks, focal, size))
+            _, alone = counted(partial(model.predict, glance, tasks, focal, size))
             _, heads_slow = counted(partial(model.predict, memory.features, tasks, focal, size))
-            found[tasks] = Flops(slow, slow - bare, fast, propagate, heads, heads_slow)
+            found[tasks] = Flops(slow, slow - bare, fast, propagate, heads, alone, heads_slow)
     model.train(was_training)
     return found
 

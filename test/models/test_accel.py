@@ -7,6 +7,7 @@ import torch
 
 from mila_ros.models.accel import AccelPropagation, AnswerFusion
 from mila_ros.models.config import TASKS, ModelConfig
+from mila_ros.models.flops import count_flops
 from mila_ros.models.mila import Memory, Mila
 from mila_ros.models.networks import Features
 
@@ -58,6 +59,12 @@ def test_without_a_keyframe_the_fast_network_answers_alone(model: Mila) -> None:
     assert not model.propagate(seen, None).apart
     alone = model._heads(model.propagate(seen, None), TASKS)
     torch.testing.assert_close(alone, model.fast_heads(dict.fromkeys(TASKS, seen.coarse), seen.detail))
+
+
+def test_both_networks_heads_count_where_both_answer(model: Mila) -> None:
+    flops = count_flops(model, *SIZE)
+    assert flops.heads > flops.heads_alone + flops.heads_slow  # the fusion, too
+    assert flops.alone_frame == flops.fast + flops.heads_alone < flops.fast_frame
 
 
 def test_a_keyframe_of_another_size_is_refused(model: Mila) -> None:
