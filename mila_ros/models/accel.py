@@ -8,7 +8,8 @@ out.
 Differences from the paper: there it is segmentation alone, here every task (class scores, log depth, normals before
 they get unit length); the flow is that of flow.py, found between the fast network's features, from the keyframe at
 once and not step by step from frame to frame; the update branch is the fast network with its own heads, of whatever
-width; and the convolution begins as the keyframe's answer, not at random, since training here is short.
+width; and the convolution is a residual to the keyframe's answer that begins at zero, not at random, since training
+here is short. `Mila` has both heads answer and hands the answers on.
 
 Cost beside the flow's (flow.py): the slow heads run on every frame, too, as wide as they are; the fusion itself takes
 4 K^2 FLOPs a stride-4 position for a task with K channels.
@@ -41,7 +42,9 @@ class AccelPropagation(Warping):
 
 
 class AnswerFusion(nn.Module):
-    """Two raw answers a task, (B, K, h, w) each -> one: a 1 x 1 convolution, which begins as the keyframe's answer.
+    """Two raw answers a task, (B, K, h, w) each -> one: the keyframe's, and what a 1 x 1 convolution over both adds.
+
+    It adds nothing at first, and where weights decay they decay to that.
 
     Args:
         channels: K by task.
@@ -53,15 +56,19 @@ class AnswerFusion(nn.Module):
         self.scale(0.0)
 
     @torch.no_grad()
-    def scale(self, share: float) -> None:
-        """Leave so much of what sets it apart from the keyframe's answer."""
-        for layer in self.tasks.values():
-            assert isinstance(layer, nn.Conv2d) and layer.bias is not None
-            count = layer.out_channels
-            keyframe = torch.cat([torch.eye(count), torch.zeros(count, count)], dim=1)[..., None, None]
-            layer.weight.lerp_(keyframe.to(layer.weight), 1 - share)
-            layer.bias.mul_(share)
+    def scale(self, share: float, tasks: Sequence[str] | None = None) -> None:
+        """Leave so much of what it adds, for these tasks; None: for all."""
+        for task in self.tasks if tasks is None else tasks:
+            for parameter in self.tasks[task].parameters():
+                parameter.mul_(share)
 
     def forward(self, keyframe: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The keyframe's answers where they are now, and the current frame's own, of the same tasks."""
-        return {task: self.tasks[task](torch.cat([keyframe[task], own[task]], dim=1)) for task in own}
+        return {task: keyframe[task] + self._added(task, keyframe[task], own[task]) for task in own}
+
+    def _added(self, task: str, keyframe: Tensor, own: Tensor) -> Tensor:
+        layer = self.tasks[task]
+        assert isinstance(layer, nn.Conv2d)
+        # Another runtime's heads (runtime/graph_backend.py) answer in single precision, whatever the weights are.
+        both: Tensor = layer(torch.cat([keyframe, own], dim=1).to(layer.weight.dtype))
+        return both

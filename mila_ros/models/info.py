@@ -48,8 +48,9 @@ def main(argv: list[str]) -> int:
         ("slow network and keyframe", flops.slow),
         ("slow heads", flops.heads_slow),
         ("fast network", flops.fast),
-        ("attention to the keyframe", flops.propagate),
-        ("fast heads", flops.heads),
+        ("from the keyframe", flops.propagate),
+        ("heads behind it", flops.heads),
+        ("heads without a keyframe", flops.heads_alone),
     ):
         print(f"  {name:<26}{value / 1e9:8.3f}")
     print(f"  {'slow on every frame':<26}{flops.slow_frame / 1e9:8.3f}")

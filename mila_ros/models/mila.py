@@ -141,7 +141,7 @@ class Mila(nn.Module):
         if missing:
             raise ValueError(f"this model has the tasks {list(self.config.tasks)}, not {missing}")
         heads = self.slow_heads if features.slow else self.fast_heads
-        if not features.apart:
+        if not features.apart or not tasks:
             answers: dict[str, Tensor] = heads(
                 {task: features.of(task) for task in tasks}, features.detail, features.details
             )

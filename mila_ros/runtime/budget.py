@@ -49,6 +49,7 @@ def price(window: Window, engine: Engine) -> Price:
             "fast": known.fast,
             "ila": known.propagate,
             "heads": known.heads,
+            "heads_alone": known.heads_alone,
             "heads_slow": known.heads_slow,
             "frame": 0,
         }[kind]

@@ -316,6 +316,7 @@ class Pipeline:
         """The second half has run."""
         if keyframe is not None:
             self._keyframes.of[camera].watch.seen(keyframe, answer.match, self.fall)
-        self.meter.ran("heads_slow" if recalled else "heads", size, tasks)
+        heads = "heads_slow" if recalled else "heads_alone" if keyframe is None else "heads"
+        self.meter.ran(heads, size, tasks)
         self.meter.ran("frame", size, tasks)
         self.meter.times(answer.milliseconds)

@@ -47,7 +47,10 @@ FAST_WAYS: dict[str, tuple[str, ...]] = {
 
 AFTER_FLOW = ("exact-flow", "accel")
 """Ways of the fast stage that begin with a fast network and a flow which have been through the stage flow, for as many
-steps as the fast stage takes: half as much training again as the other ways get."""
+steps (or minutes) as the fast stage takes; the other ways have no such beginning."""
+
+_OF_FLOW = ("blend=1.0", "adversary_weight=0", "glance_weight=0", "temporal_weight=0")
+"""What the stage flow has not, whatever the other stage is asked for."""
 
 SLOW_WAYS: dict[str, tuple[str, ...]] = {
     "trained-on": (),
@@ -102,15 +105,12 @@ def main(argv: list[str]) -> int:
     source = resolve(options.start)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     start = source if options.stage == "slow" else _fast_start(source, digest, options.out)
-    chosen = list(options.ways or ways)
-    flow = None
-    if options.stage == "fast" and not set(chosen).isdisjoint(AFTER_FLOW):
-        flow = _trained("flow", "flow", (), start, digest, options)
-    copied = ("copy_heads=true",) if options.stage == "fast" else ()
     models = []
-    for way in chosen:
-        begun = flow if flow is not None and way in AFTER_FLOW else start
-        models.append(_trained(way, options.stage, (*copied, *ways[way]), begun, digest, options))
+    for way in options.ways or ways:
+        begun = start
+        if options.stage == "fast" and way in AFTER_FLOW:
+            begun = _trained("flow", "flow", _OF_FLOW, start, digest, options)
+        models.append(_trained(way, options.stage, ways[way], begun, digest, options))
     device = "cpu" if options.device == "cpu" or not torch.cuda.is_available() else "cuda"
     arguments = ["--data", options.data, "--split", "validation", "--device", device]
     if options.stage == "slow":
@@ -145,7 +145,8 @@ def _trained(
         UserError: the training failed, or one with other settings stands in its place.
     """
     model: Path = options.out / f"{name}.safetensors"
-    settings = [f"data={options.data}", *options.overrides, *own]
+    copied = ["copy_heads=true"] if stage == "fast" else []
+    settings = [f"data={options.data}", *copied, *options.overrides, *own]
     made = {"start": source, "settings": settings}
     note = model.with_suffix(".json")
     if model.is_file():
@@ -157,7 +158,7 @@ def _trained(
     run = options.out / name
     command = [sys.executable, "-m", "mila_ros.cli", "train", stage, "--out", str(run), "--device", options.device]
     command += ["--processes", str(options.processes), f"start={start}"]
-    # Judged once, in the end, all in one table; rooms are rendered once, for all.
+    # Judged once, in the end, all in one table; rooms are rendered once, for all of a stage.
     command += ["validate_every=0", f"rendered_folder={options.out / 'rooms'}"]
     # A process of its own: where there are several, Fabric starts them by running this command again. What is a way's
     # own comes last and wins.

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from mila_ros.errors import UserError
 from mila_ros.evaluation.metrics import DepthMetrics, frame_tensors
+from mila_ros.models.accel import AccelPropagation
 from mila_ros.models.checkpoint import load_model, read_header, resolve, save_model
 from mila_ros.models.mila import Mila
 from mila_ros.runtime.devices import pick_device
@@ -124,9 +125,18 @@ def fast_scale(samples: Sequence[Sample]) -> float:
 
 @torch.no_grad()
 def rescale(model: Mila, factor: float, fast: float = 1.0) -> None:
-    """Make both depth heads say `factor` times as much, and the fast one `fast` times that."""
+    """Make both depth heads say `factor` times as much, and what is carried to a frame `fast` times that.
+
+    That is what the fast heads say; with Accel, where both say something, what their answers are joined to.
+    """
     model.slow_heads.tasks["depth"].out.bias += math.log(factor)
-    model.fast_heads.tasks["depth"].out.bias += math.log(factor * fast)
+    if isinstance(model.propagation, AccelPropagation):
+        model.fast_heads.tasks["depth"].out.bias += math.log(factor)
+        layer = model.propagation.fusion.tasks["depth"]
+        already = (1 + layer.weight.sum()) * math.log(factor)  # by which its answer has moved with theirs
+        layer.bias += math.log(factor * fast) - already
+    else:
+        model.fast_heads.tasks["depth"].out.bias += math.log(factor * fast)
 
 
 @torch.inference_mode()

@@ -41,7 +41,8 @@ class TrainSettings:
     rendered_share: float = 0.3
     """Share of each batch."""
     rendered_folder: str | None = None
-    """Where these clips are kept, 9 bytes a pixel, for a run that is resumed and for others like it; null: nowhere."""
+    """Where these clips are kept, 9 bytes a pixel (13 in the stage flow), for a run that is resumed and for others like
+    it; null: nowhere."""
 
     height: int = 480
     width: int = 640

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mila_ros.errors import UserError
+from mila_ros.models.accel import AccelPropagation
 from mila_ros.models.checkpoint import load_model, read_header, resolve
 from mila_ros.models.config import FLOWS, ModelConfig, model_changes
 from mila_ros.models.heads import Heads
@@ -71,6 +72,8 @@ def build_model(settings: TrainSettings, stages: Sequence[str]) -> Mila:
 def heads_from_slow(model: Mila) -> None:
     """Let the fast heads begin as copies of the slow ones, where they are narrower as the most of them."""
     heads = model.fast_heads
+    if isinstance(model.propagation, AccelPropagation):
+        model.propagation.fusion.scale(0.0)  # it has learned to correct by others
     if model.config.fast_head_width == model.config.head_channels:
         heads.start_from(model.slow_heads)
         return
@@ -189,6 +192,8 @@ def with_answers(trained: Mila, changes: dict[str, Any]) -> Mila:
         rescale(model, config.slow_zoom / trained.config.slow_zoom)
     if "segmentation" in trained.config.tasks and "segmentation" in config.tasks:
         before = {name: row for row, name in enumerate(trained.config.classes)}
+        if isinstance(model.propagation, AccelPropagation) and config.classes != trained.config.classes:
+            model.propagation.fusion.scale(0.0, ("segmentation",))
         kept = [(row, before[name]) for row, name in enumerate(config.classes) if name in before]
         with torch.no_grad():
             for heads, old in ((model.slow_heads, trained.slow_heads), (model.fast_heads, trained.fast_heads)):
@@ -207,12 +212,12 @@ def _plain(value: Any) -> Any:
 
 def stages_before(settings: TrainSettings) -> list[str]:
     """The stages that the start checkpoint went through, in order; without fast ones where this run asks for other
-    answers, or looks with another backbone, which fast heads have not learned."""
+    answers, looks with another backbone, or makes the fast network find flow: that fast heads have not learned."""
     if settings.start is None:
         return []
     config, card = read_header(resolve(settings.start))
     other = any(
         key in settings.model and _plain(settings.model[key]) != _plain(getattr(config, key)) for key in _ANSWERS
     )
-    anew = settings.stage == "slow" and (settings.relabel or other)
+    anew = settings.stage == "flow" or (settings.stage == "slow" and (settings.relabel or other))
     return [stage for stage in card.get("stages", []) if not (anew and stage == "fast")]

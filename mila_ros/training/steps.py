@@ -42,7 +42,7 @@ class Step(nn.Module):
         self.model, self.settings = model, settings
         self.register_buffer("class_weights", class_weights)
         self.step = 0
-        learned = settings.task_weighting == "learned"
+        learned = settings.task_weighting == "learned" and settings.stage != "flow"  # which has no task
         self.log_variance = nn.ParameterDict({t: torch.zeros(()) for t in model.config.tasks} if learned else {})
 
     def trained(self) -> list[nn.Module]:

@@ -96,7 +96,7 @@ class Trainer:
                 f"labels: {settings.labels} ({len(named)}): set `labels` to its own, or relabel=true to learn these"
             )
         lacking = [t for t in self.model.config.tasks if not any(t in pool.tasks for pool, _ in pools)]
-        if lacking:
+        if lacking and settings.stage != "flow":
             raise UserError(
                 f"no training data has ground truth for {lacking}: choose the tasks with 'model={{tasks: [...]}}', "
                 "or add data that has it"

@@ -45,12 +45,12 @@ def test_what_is_seen_now_corrects_them_task_by_task(model: Mila) -> None:
     memory, seen, both = carried(model)
     raw = model.fast_heads(dict.fromkeys(TASKS, seen.coarse), seen.detail)
     layer = model.propagation.fusion.tasks["normals"]
-    layer.weight.copy_(torch.cat([torch.zeros(3, 3), torch.eye(3)], dim=1)[..., None, None])
+    layer.weight.copy_(torch.cat([-torch.eye(3), torch.eye(3)], dim=1)[..., None, None])
     found = model._heads(both, ("normals", "depth"))
     torch.testing.assert_close(found["normals"], raw["normals"])
     there, detail = model.propagation.warped(seen.coarse, memory.remembered)
     torch.testing.assert_close(found["depth"], model.slow_heads({"depth": there}, detail)["depth"])
-    assert set(found) == {"normals", "depth"}
+    assert set(found) == {"normals", "depth"} and model._heads(both, ()) == {}
 
 
 @torch.no_grad()

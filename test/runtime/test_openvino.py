@@ -35,8 +35,13 @@ def cache(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "changes",
-    [SEARCHED | {"slow_zoom": 1.4}, {"attention": "task", "keys": "slow"}, {"propagation": "alignment"}],
-    ids=["searched", "task-specific", "alignment"],
+    [
+        SEARCHED | {"slow_zoom": 1.4},
+        {"attention": "task", "keys": "slow"},
+        {"propagation": "alignment"},
+        {"propagation": "accel"},
+    ],
+    ids=["searched", "task-specific", "alignment", "accel"],
 )
 def test_single_precision_gives_the_same_answers(changes: dict[str, object]) -> None:
     made = engine(tiny(**changes), "openvino")
@@ -66,10 +71,10 @@ def test_a_warm_thread_compiles_nothing_more_whatever_tasks_are_wanted() -> None
         assert set(backend._own.requests) == warm
 
 
-def test_bfloat16_is_really_bfloat16() -> None:
-    model = tiny(**SEARCHED)
-    made = engine(model, "openvino", "bf16")
-    for ours, theirs in zip(answers(made), answers(engine(tiny(**SEARCHED), "eager")), strict=True):
+@pytest.mark.parametrize("changes", [SEARCHED, {"propagation": "accel"}], ids=["searched", "accel"])
+def test_bfloat16_is_really_bfloat16(changes: dict[str, object]) -> None:
+    made = engine(tiny(**changes), "openvino", "bf16")
+    for ours, theirs in zip(answers(made), answers(engine(tiny(**changes), "eager")), strict=True):
         assert_alike(ours, theirs, rtol=0.1, apart=0.1)
     with made.fast_thread():
         made.warm_up(*SIZE)

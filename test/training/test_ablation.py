@@ -60,6 +60,27 @@ def test_ways_are_trained_once_and_stand_in_one_table(tmp_path: Path, capfd: pyt
         ablate([*command, "steps=0", "--device", "cpu", "--ways", "laps"])
 
 
+def test_ways_with_flow_begin_with_what_the_stage_flow_has_learned(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree = make_tree(tmp_path / "tree", ["0022", "0131", "0132", "0500"])
+    (tree / "validation.txt").write_text("0131\n")
+    (tmp_path / "out").mkdir()
+    source = start(tmp_path / "source.safetensors")
+    command = ["--out", str(tmp_path / "out"), "--data", f"nyuv2:{tree}", "--start", str(source), "--device", "cpu"]
+    command += ["height=32", "width=64", "batch=2", "steps=1", "rendered_clips=0", "precision=32-true"]
+    # What the stage flow cannot have does not keep it from the ways that have it.
+    command += ["blend=0.5", "adversary_weight=0.1", "task_weighting=learned"]
+    assert ablate([*command, "--ways", "laps", "--distances", "5"]) == 0
+    assert not (tmp_path / "out/flow.safetensors").exists()
+    assert ablate([*command, "--ways", "exact-flow", "accel", "--distances", "5"]) == 0
+    assert "flow: done before" in capfd.readouterr().err
+    assert read_header(tmp_path / "out/flow.safetensors")[1]["stages"] == ["slow", "flow"]
+    for way, propagation in (("exact-flow", "learned-flow"), ("accel", "accel")):
+        config, card = read_header(tmp_path / f"out/{way}.safetensors")
+        assert (config.propagation, card["stages"]) == (propagation, ["slow", "flow", "fast"])
+
+
 def test_the_slow_stage_with_and_without_cross_attention(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     tree = make_tree(tmp_path / "tree", ["0022", "0131", "0132", "0500"])
     (tree / "validation.txt").write_text("0131\n")

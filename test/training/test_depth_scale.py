@@ -107,6 +107,29 @@ def test_both_heads_are_rescaled_and_the_file_says_so(tmp_path: Path, capsys: py
         main(["--data", f"rgbd:{folder}", "--model", str(only), "--out", str(out)])
 
 
+@torch.no_grad()
+def test_answers_that_are_joined_are_rescaled_as_they_come_out() -> None:
+    torch.manual_seed(0)
+    values = ModelConfig.tiny(("depth",)).to_dict() | {"propagation": "accel", "working_pixels": 64 * 96}
+    model = Mila(ModelConfig.from_dict(values)).eval()
+    fusion = model.propagation.fusion.tasks["depth"]
+    fusion.weight.copy_(torch.tensor([-0.2, 0.1]).view(1, 2, 1, 1))
+    memory, seen, focal = (
+        model.keyframe(torch.rand(1, 3, 64, 96)),
+        model.glance(torch.rand(1, 3, 64, 96)),
+        torch.ones(1),
+    )
+
+    def depths() -> list[torch.Tensor]:
+        every = (memory.features, seen, model.propagate(seen, memory))
+        return [model.predict(features, ("depth",), focal, (32, 48))["depth"] for features in every]
+
+    before = depths()
+    rescale(model, 1.3, 1.1)
+    for ours, theirs, factor in zip(depths(), before, (1.3, 1.3, 1.3 * 1.1), strict=True):
+        torch.testing.assert_close(ours, factor * theirs)
+
+
 def test_rescaling_leaves_everything_else_alone():
     torch.manual_seed(0)
     model = Mila(ModelConfig.tiny()).eval()

@@ -118,10 +118,11 @@ def test_the_fast_stage_goes_on_from_it_either_way(tree: Path, tmp_path: Path) -
         assert train([*command, "learning_rate=0", "weight_decay=0", "--out", str(out)]) == 0
         went_on = load_model(out / "model.safetensors")
         assert went_on.config.propagation == way
-        convolutions = [name for name in went_on.propagation.far.state_dict() if name.endswith("conv.weight")]
-        learned = load_model(flow).propagation.far.state_dict()
-        for name in convolutions or ["better.3.weight"]:
-            torch.testing.assert_close(went_on.propagation.far.state_dict()[name], learned[name])
+        learned = dict(load_model(flow).propagation.named_parameters())
+        kept = [name for name, _ in went_on.propagation.named_parameters() if name.startswith(("far.", "near."))]
+        assert kept == [name for name in learned if name.startswith(("far.", "near."))] != []
+        for name in kept:
+            torch.testing.assert_close(went_on.propagation.get_parameter(name), learned[name], msg=name)
     with pytest.raises(
         UserError, match="a propagation that finds optical flow .learned-flow, accel.; this network's is attention"
     ):

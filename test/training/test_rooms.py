@@ -43,6 +43,14 @@ def test_kept_rooms_come_back_without_rendering(tmp_path: Path, monkeypatch: pyt
         make(folder)
 
 
+def test_rooms_with_optical_flow_are_others_and_keep_it(tmp_path: Path) -> None:
+    make(tmp_path)
+    moving = [kept_rooms(str(tmp_path), 1, 2, 3, 32, 64, 0, CPU, True) for _ in range(2)]
+    assert len(list(tmp_path.iterdir())) == 2 and make(tmp_path).flow is None
+    assert all(pool.flow is not None and pool.flow.shape == (1, 2, 2, 32, 64) for pool in moving)
+    assert torch.equal(moving[0].flow, moving[1].flow) and same(*moving)
+
+
 def test_a_damaged_file_is_rendered_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = make(tmp_path)
     (file,) = tmp_path.iterdir()

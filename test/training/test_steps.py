@@ -34,9 +34,6 @@ def stage(way: dict[str, object], alone: float, pool: Pool) -> tuple[FastStep, B
     for parameter in model.propagation.parameters():  # past the zeros that it starts with
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
-    for name, parameter in model.propagation.named_parameters():
-        if name.startswith("fusion."):  # of answers; it begins deaf to the fast network's
-            torch.nn.init.normal_(parameter, std=0.5)
     settings = TrainSettings(data="nyuv2:unused", rendered_clips=0, alone=alone)
     augmentation = Augmentation(64, 96, colour=0.0)
     batches = Batches([(pool, 1.0)], 3, augmentation, model.config.frames, torch.Generator().manual_seed(0))
