@@ -352,7 +352,7 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
             load_settings(path, [])
     with pytest.raises(UserError, match="learningrate .did you mean learning_rate.."):
         load_settings(path, ["learningrate=1"])
-    with pytest.raises(UserError, match='configuration "slwo": .* one of driving_fast, driving_slow, fast, slow'):
+    with pytest.raises(UserError, match='configuration "slwo": .* one of driving_fast, driving_slow, fast, flow, slow'):
         train(["slwo", "--out", str(tmp_path / "out")])
     with pytest.raises(UserError, match="no training configuration"):
         load_settings(tmp_path / "missing.yaml", [])
