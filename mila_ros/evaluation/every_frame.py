@@ -4,8 +4,8 @@ Two kinds of method are judged on the same frames: "slow", the slow network on e
 each K frames and the fast path between them. A keyframe is answered from the slow network's features (the node's
 synchronous mode).
 
-Each step is a thread of its own, some frames ahead of the next one: reading, ground truth, slow network, fast network
-and heads, judging.
+Each step is a thread of its own, some frames ahead of the next one: reading, slow network, fast network and heads,
+judging.
 """
 
 from __future__ import annotations
@@ -191,9 +191,8 @@ class EveryFramePass:
         return result
 
     def _read(self, bag: Bag) -> Iterator[tuple[Frame, Arrays]]:
-        with closing(prefetched(bag.frames(), ahead=2)) as frames:
-            for frame in frames:
-                yield frame, self._truth.of(frame, self._engine.output_size(*frame.rgb.shape[:2]))
+        for frame in bag.frames():
+            yield frame, self._truth.of(frame, self._engine.output_size(*frame.rgb.shape[:2]))
 
     def _slow(self, bag: Bag) -> Iterator[_Seen]:
         """Every frame through the slow network, one or two frames ahead of the fast one."""

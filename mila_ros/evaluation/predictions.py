@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,14 @@ MOST_FRAMES = 300
 BASE = "/perception/replay"
 _ENCODINGS = {"segmentation": "mono8", "depth": "32FC1", "normals": "32FC3"}
 _FARTHEST = 5.0
+_WAITING = 4
+"""Frames, at most, for the thread that writes."""
 
 
 class Predictions:
-    """Writes frames as they are answered. A full disk ends the recording (`problem`), not the evaluation.
+    """Writes frames as they are answered, in a thread of its own: compressing takes as long as judging.
+
+    A full disk ends the recording (`problem`), not the evaluation.
 
     Args:
         path: the folder; it must not exist.
@@ -42,6 +48,8 @@ class Predictions:
         first = next(bag.messages([bag.color_topic]), None)
         self._frame_id: str = "" if first is None else bag.deserialize(first).header.frame_id
         self._bag: BagWriter | None = None
+        self._thread = ThreadPoolExecutor(1, "predictions")
+        self._waiting: deque[Future[None]] = deque()
         try:
             self._bag = BagWriter(path, compress=True)
         except (BagError, OSError) as error:
@@ -50,6 +58,13 @@ class Predictions:
     def add(self, shown: Shown) -> None:
         """The next frame."""
         if self._bag is None or shown.number % self.every:
+            return
+        if len(self._waiting) == _WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._record, shown))
+
+    def _record(self, shown: Shown) -> None:
+        if self._bag is None:  # the disk was found full meanwhile
             return
         try:
             self._write(self._bag, shown)
@@ -79,6 +94,11 @@ class Predictions:
 
     def close(self) -> None:
         """Complete the recording."""
+        try:
+            while self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._thread.shutdown()
         if self._bag is not None:
             try:
                 self._bag.close()
