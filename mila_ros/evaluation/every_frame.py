@@ -266,10 +266,17 @@ class EveryFramePass:
         self._choose(Shown(stamp_ns, number, frame.rgb, answers[first], arrays, distances.get(first, 0), badness))
 
     def _choose(self, shown: Shown) -> None:
-        """Keep it if it is one of those that are spread evenly, or one of the worst; those with ground truth first."""
+        """Keep it if it is one of those that are spread evenly, or one of the worst; those with ground truth first.
+
+        Those that are spread lie half-way between two keyframes: there MILA shows what it is, and not the slow network.
+        """
         part = min(SHOWN_EVENLY - 1, int(shown.number * SHOWN_EVENLY / self._expected))
         present = self._evenly.get(part)
-        if present is None or (shown.truth and not present.truth):
+        half = self._intervals[0] // 2 if self._intervals else 0
+        if present is None or (bool(shown.truth), shown.distance == half) > (
+            bool(present.truth),
+            present.distance == half,
+        ):
             self._evenly[part] = shown
         if shown.truth and not self._truth_seen:
             self._truth_seen = True

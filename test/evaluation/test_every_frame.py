@@ -83,7 +83,8 @@ def test_labels_that_mean_nothing_are_not_judged_and_told(tmp_path) -> None:
 
 def test_worst_frames_are_a_second_apart_and_evenly_shown_ones_spread(tmp_path) -> None:
     result = run(write_bag(tmp_path / "bag", 70))
-    assert [shown.number for shown in result.evenly] == [0, 14, 28, 42, 56]
+    assert [shown.number for shown in result.evenly] == [2, 14, 30, 42, 58]
+    assert {shown.distance for shown in result.evenly} == {2}  # half-way between keyframes
     stamps = sorted(shown.stamp_ns for shown in result.worst)
     assert len(stamps) >= 2 and min(np.diff(stamps)) >= 1_000_000_000
     assert [s.badness for s in result.worst] == sorted((s.badness for s in result.worst), reverse=True)
@@ -91,7 +92,7 @@ def test_worst_frames_are_a_second_apart_and_evenly_shown_ones_spread(tmp_path) 
 
 def test_frames_with_ground_truth_are_shown_first(tmp_path) -> None:
     result = run(write_bag(tmp_path / "bag", 70, every=10))
-    assert [shown.number for shown in result.evenly] == [0, 20, 30, 50, 60]
+    assert [shown.number for shown in result.evenly] == [10, 20, 30, 50, 60]
     assert result.worst and all(shown.truth for shown in result.worst)
     assert result.with_truth == {"depth": 7, "labels": 7, "normals": 0}
     slow = result.methods["slow"]
