@@ -91,6 +91,8 @@ class EveryFrame:
     """By method: as Tally.compute, with `consistency`, `calibration` (where there are labels) and (but for "slow")
     `agreement` with the slow network."""
     frames: int = 0
+    first_ns: int = 0
+    """Stamp of the first one."""
     with_truth: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("depth", "labels", "normals"), 0))
     """How many had it in the recording, by kind."""
     milliseconds: dict[str, float] = field(default_factory=dict)
@@ -256,6 +258,8 @@ class EveryFramePass:
         for name, tally in self._agreement.items():
             tally.add(said[name], said["slow"], stamp_ns)
         self._consistency.update(frame.rgb, answers, stamp_ns)
+        if not self._result.frames:
+            self._result.first_ns = stamp_ns
         self._result.frames += 1
         for kind, values in (("depth", frame.depth), ("labels", frame.labels), ("normals", frame.normals)):
             self._result.with_truth[kind] += values is not None

@@ -29,8 +29,10 @@ def render(found: Mapping[str, Any], every: EveryFrame | None, classes: Sequence
             rows=rows(methods),
             runs=runs,
             run_rows=rows(runs),
-            agreement=[(name, m["agreement"]) for name, m in methods.items() if m.get("agreement")],
-            consistency=[(name, m["consistency"]) for name, m in methods.items() if m.get("consistency")],
+            agreement={name: agreement_text(m["agreement"]) for name, m in methods.items() if m.get("agreement")},
+            consistency={
+                name: consistency_text(m["consistency"]) for name, m in methods.items() if m.get("consistency")
+            },
             costs=[(name, m["gflops"], m["flops_saved"]) for name, m in methods.items()],
             groups=_groups(every, classes, table) if every is not None else [],
             gradient=pictures.depth_gradient(),
@@ -114,17 +116,40 @@ def class_rows(methods: Mapping[str, Any], classes: Sequence[str]) -> list[tuple
     return sorted(known, key=lambda row: -row[1][-1])
 
 
+def agreement_text(values: Mapping[str, Any]) -> str:
+    """How far from the slow network, for the tasks that there are."""
+    said = []
+    if "segmentation" in values:
+        said.append(f"{100 * values['segmentation']['pixel_accuracy']:.1f} % of pixels")
+    if "depth" in values:
+        said.append(f"depth {100 * values['depth']['abs_rel']:.1f} % apart")
+    if "normals" in values:
+        said.append(f"normals {values['normals']['mean_deg']:.1f}° apart")
+    return "; ".join(said)
+
+
+def consistency_text(values: Mapping[str, Any]) -> str:
+    """How much changes along the motion, for the tasks that there are."""
+    said = []
+    if "segmentation_agreement" in values:
+        said.append(f"{100 * values['segmentation_agreement']:.1f} % of pixels")
+    if "depth_change" in values:
+        said.append(f"depth {100 * values['depth_change']:.1f} %")
+    if "normals_deg" in values:
+        said.append(f"normals {values['normals_deg']:.1f}°")
+    return "; ".join(said)
+
+
 def _groups(every: EveryFrame, classes: Sequence[str], table: pictures.Rgb) -> list[dict[str, Any]]:
     """Strips of pictures: some spread over the recording, and the worst."""
     shown = [*every.evenly, *every.worst]
     depths = [s.answers["depth"] for s in shown if "depth" in s.answers]
     farthest = pictures.depth_range(depths + [s.truth["depth"] for s in shown if "depth" in s.truth])
-    start = min((s.stamp_ns for s in shown), default=0)
     titles = (("Spread over the recording", every.evenly), ("Worst frames", every.worst))
     groups = []
     for title, frames in titles:
         if frames:
-            columns = [_column(each, table, farthest, start) for each in frames]
+            columns = [_column(each, table, farthest, every.first_ns) for each in frames]
             names = [name for name in _ROWS if any(name in column["pictures"] for column in columns)]
             groups.append(
                 {
@@ -134,7 +159,7 @@ def _groups(every: EveryFrame, classes: Sequence[str], table: pictures.Rgb) -> l
                     "legend": pictures.legend(
                         [s.answers["segmentation"] for s in frames if "segmentation" in s.answers], classes, table
                     ),
-                    "farthest": farthest,
+                    "farthest": farthest if depths else None,
                 }
             )
     return groups
