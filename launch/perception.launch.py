@@ -42,8 +42,9 @@ def generate_launch_description() -> LaunchDescription:
             _argument(
                 "transport",
                 "",
-                "Its kind of pictures, raw (Image) or compressed (CompressedImage). Empty: as in params_file",
-                choices=("", "raw", "compressed"),
+                "Its kind of pictures: raw (Image), compressed (CompressedImage), or auto: raw, and compressed where "
+                "only that is published. Empty: as in params_file",
+                choices=("", "auto", "raw", "compressed"),
             ),
             # Network.
             _argument(

@@ -12,19 +12,11 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo
 
 from mila_ros.camera_info import CameraInfoError, intrinsics, window
+from mila_ros.ros.pictures_in import INPUT_QOS, PicturesIn
 from mila_ros.ros.settings import CameraSettings
-
-# Best effort matches publishers of both kinds; a reliable subscription would not match a best-effort camera. Five, not
-# one: what the middleware replaces while the executor is busy is lost uncounted; here the newest wins all the same.
-INPUT_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST,
-    depth=5,
-    reliability=ReliabilityPolicy.BEST_EFFORT,
-    durability=DurabilityPolicy.VOLATILE,
-)
 
 LATCHED_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -71,21 +63,14 @@ class CameraInput:
         self._info: CameraInfo | None = None
         self._latched: CameraInfo | None = None
         self._info_arrival = self._latched_arrival = -math.inf
-        overrides = QoSOverridingOptions.with_default_policies()
+        self.pictures = PicturesIn(node, settings, self._image)
         self._subscriptions = [
-            node.create_subscription(
-                CompressedImage if settings.compressed else Image,
-                settings.image_topic,
-                self._image,
-                copy.copy(INPUT_QOS),
-                qos_overriding_options=overrides,
-            ),
             node.create_subscription(
                 CameraInfo,
                 settings.info_topic,
                 self._camera_info,
                 copy.copy(INPUT_QOS),
-                qos_overriding_options=overrides,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             ),
             # Some drivers and bags publish the calibration once, for whoever comes later.
             # That it does not fit the many that publish it again and again is no news.
@@ -99,17 +84,13 @@ class CameraInput:
         ]
 
     @property
-    def image_topic(self) -> str:
-        """The image topic as it is after remapping."""
-        return self._subscriptions[0].topic_name
-
-    @property
     def info_topic(self) -> str:
         """The calibration's topic as it is after remapping."""
-        return self._subscriptions[1].topic_name
+        return self._subscriptions[0].topic_name
 
     def close(self) -> None:
         """End the subscriptions."""
+        self.pictures.close()
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
 
@@ -139,39 +120,6 @@ class CameraInput:
         newer = _stamp(self._latched) >= _stamp(self._info) or not goes_on
         return self._latched if newer and self._latched_arrival >= self._info_arrival else self._info
 
-    def silence(self) -> str:
-        """Why no frame may be coming, as far as the graph of nodes tells."""
-        topic = self.image_topic
-        publishers = self._node.get_publishers_info_by_topic(topic)
-        if not publishers:
-            return f"nobody publishes {topic}{self._published()}"
-        wanted = "sensor_msgs/msg/CompressedImage" if self.settings.compressed else "sensor_msgs/msg/Image"
-        kinds = sorted({publisher.topic_type for publisher in publishers})
-        if wanted not in kinds:
-            hint = ""
-            if kinds == ["sensor_msgs/msg/CompressedImage"]:
-                hint = f"; set {self.settings.name}.transport to compressed"
-            elif kinds == ["sensor_msgs/msg/Image"]:
-                hint = f"; set {self.settings.name}.transport to raw"
-            return f"{topic} is published as {', '.join(kinds)}, not as {wanted}{hint}"
-        return f"{topic} has a publisher, but no frame arrives"
-
-    def _published(self) -> str:
-        """What pictures there are instead, for who mistyped a topic or forgot the transport."""
-        own = f"{self._node.get_fully_qualified_name()}/"
-        kinds = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
-        depth = "/compressedDepth"  # of image_transport: of the same type, and no picture
-        found = [
-            f"{topic} ({kinds[types[0]]})"
-            for topic, types in sorted(self._node.get_topic_names_and_types())
-            if types[0] in kinds
-            and not topic.startswith(own)
-            and not topic.endswith(depth)
-            and self._node.count_publishers(topic)
-        ]
-        more = f" and {len(found) - _SUGGESTED} more" if len(found) > _SUGGESTED else ""
-        return f"; there are {', '.join(found[:_SUGGESTED])}{more}" if found else ""
-
     def overdue(self, reason: str, now: float, after: float) -> str:
         """The reason of a silence (empty: there is none) once; none in the first `after` seconds of the camera."""
         if not reason or now - self._opened <= after:
@@ -193,8 +141,6 @@ _GOES_ON = 2.0
 _SAME_FOCAL = 0.02
 """Part by which the focal lengths of K and P may differ and still count as one."""
 _NO_DISTORTION = 1e-6
-_SUGGESTED = 4
-"""Topics named to somebody who waits for one that nobody publishes."""
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,16 @@ from mila_ros.camera_info import is_rectified
 from mila_ros.errors import UserError
 from mila_ros.images import MAX_PIXELS
 from mila_ros.models.config import TASKS
-from mila_ros.ros.settings import CameraSettings, Settings
+from mila_ros.ros.settings import COMPRESSED, CameraSettings, Settings
 from mila_ros.runtime.devices import BACKENDS, PRECISIONS
 from mila_ros.runtime.pipeline import MODES
 from mila_ros.runtime.scene import FALL
 
-TRANSPORTS = ("raw", "compressed")
+TRANSPORTS = ("auto", "raw", "compressed")
 MATRICES = ("auto", "K", "P")
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
 # A camera's name is a part of topic and parameter names; these already mean something there.
 RESERVED = ("keyframe", "threads", "view", "qos_overrides", "budget")
-_COMPRESSED = "/compressed"
 # The camera of config/perception.yaml.
 _SHIPPED = tuple(
     f"front.{key}" for key in ("image_topic", "camera_info_topic", "transport", "camera_matrix", "fallback_hfov")
@@ -200,7 +199,7 @@ def camera_settings(camera: str, first: bool) -> tuple[Setting, ...]:
         Setting(
             f"{camera}.image_topic",
             image_topic,
-            'Its pictures. With the transport compressed, "/compressed" is added unless it is there.',
+            'Its pictures, named without the "/compressed" of the transport.',
             fixed=True,
         ),
         Setting(
@@ -210,7 +209,12 @@ def camera_settings(camera: str, first: bool) -> tuple[Setting, ...]:
             fixed=True,
         ),
         Setting(
-            f"{camera}.transport", "raw", "raw: Image; compressed: CompressedImage.", choices=TRANSPORTS, fixed=True
+            f"{camera}.transport",
+            "auto",
+            "raw: Image; compressed: CompressedImage, on <image_topic>/compressed; auto: raw, or compressed where only "
+            "that is published.",
+            choices=TRANSPORTS,
+            fixed=True,
         ),
         Setting(
             f"{camera}.camera_matrix",
@@ -303,8 +307,9 @@ class Parameters:
 
     def _read_camera(self, name: str) -> CameraSettings:
         image_topic, info_topic = self._value(f"{name}.image_topic"), self._value(f"{name}.camera_info_topic")
-        compressed = self._value(f"{name}.transport") == "compressed"
-        base, matrix = image_topic.removesuffix(_COMPRESSED), self._value(f"{name}.camera_matrix")
+        transport, matrix = self._value(f"{name}.transport"), self._value(f"{name}.camera_matrix")
+        base = image_topic.removesuffix(COMPRESSED)
+        compressed = transport == "compressed" or (transport == "auto" and base != image_topic)
         if not info_topic:
             info_topic = f"{base.rpartition('/')[0]}/camera_info" if "/" in base else "camera_info"
         for key, topic in (("image_topic", base), ("camera_info_topic", info_topic)):
@@ -316,9 +321,10 @@ class Parameters:
                 raise UserError(f'parameter {name}.{key} is "{topic}": {reason}') from error
         return CameraSettings(
             name=name,
-            image_topic=base + _COMPRESSED if compressed else image_topic,
+            image_topic=base + COMPRESSED if compressed else image_topic,
             info_topic=info_topic,
             compressed=compressed,
+            follows=transport == "auto" and not compressed,
             fallback_hfov=self._value(f"{name}.fallback_hfov"),
             rectified=is_rectified(base) if matrix == "auto" else matrix == "P",
         )

@@ -188,7 +188,7 @@ class Perception(LifecycleNode):
         for text in self._declared.unknown():
             self.get_logger().warning(text)
         for name, source in self._inputs.items():
-            self.get_logger().info(f"camera {name}: {source.image_topic}, {source.info_topic}")
+            self.get_logger().info(f"camera {name}: {source.pictures.topic}, {source.info_topic}")
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop answering; the model stays loaded."""
@@ -270,12 +270,14 @@ class Perception(LifecycleNode):
             before = noted.reported or CameraCounts()
             since = None if source.last_arrival is None else now - source.last_arrival
             more = seen.counts.since(before)
-            silence = source.silence() if since is None or since > settings.stale_after else ""
+            if change := source.pictures.follow():
+                self.get_logger().info(f"camera {camera}: {change}")
+            silence = source.pictures.silence() if since is None or since > settings.stale_after else ""
             keyframe = pipeline.keyframe_state(camera, now, source.received)
             if overdue := source.overdue(silence, now, settings.stale_after):
                 self._complain(camera, f"no frame comes: {overdue}")
             reports[camera] = CameraReport(
-                image_topic=source.image_topic,
+                image_topic=source.pictures.topic,
                 info_topic=source.info_topic,
                 silence=silence,
                 since_frame=since,

@@ -169,12 +169,12 @@ class Player(Node):
                 self._log.write(json.dumps(line) + "\n")
 
     def _advertise(self) -> dict[str, _Outlet]:
-        outlets = {}
+        outlets, unknown = {}, dict[str, list[str]]()
         for name, info in self._source.topics.items():
             message = message_class(info.msgtype)
             if message is None:
-                _LOG.warning("%s is left out: its type %s is not installed", name, info.msgtype)
                 self.report.skipped_topics += (name,)
+                unknown.setdefault(info.msgtype, []).append(name)
                 continue
             durability = DurabilityPolicy.TRANSIENT_LOCAL if info.latched else DurabilityPolicy.VOLATILE
             # Reliable matches every subscriber; the standard QoS parameters make it best-effort, as many cameras are.
@@ -190,6 +190,8 @@ class Player(Node):
                 message, name, profile, qos_overriding_options=QoSOverridingOptions.with_default_policies()
             )
             outlets[name] = _Outlet(publisher, stamped, is_image(info.msgtype))
+        for msgtype, names in unknown.items():
+            _LOG.info("not played, since %s is not installed: %s", msgtype, ", ".join(names))
         return outlets
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+COMPRESSED = "/compressed"
+"""What image_transport adds to the name of a topic whose pictures it compresses."""
+
 
 @dataclass(frozen=True)
 class CameraSettings:
@@ -13,6 +16,7 @@ class CameraSettings:
     image_topic: str
     info_topic: str
     compressed: bool
+    follows: bool  # whether the other of raw and compressed is taken where only that is published
     fallback_hfov: float  # degrees; 0: none
     rectified: bool  # whether its pictures are
 

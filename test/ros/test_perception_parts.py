@@ -114,6 +114,9 @@ class Silent:
     def create_subscription(self, *_: object, **__: object) -> object:
         return SimpleNamespace(topic_name="/info")
 
+    def resolve_topic_name(self, topic: str) -> str:
+        return topic
+
 
 def stamped(seconds: int, width: int) -> CameraInfo:
     message = CameraInfo(width=width)
@@ -123,7 +126,7 @@ def stamped(seconds: int, width: int) -> CameraInfo:
 
 def test_the_newest_calibration_whether_it_comes_once_or_again_and_again():
     now = [100.0]
-    settings = CameraSettings("front", "/image", "/info", False, 0.0, False)
+    settings = CameraSettings("front", "/image", "/info", False, False, 0.0, False)
     source = CameraInput(Silent(), settings, lambda *_: None, lambda: now[0])
     assert source.info is None
     for seconds, width in ((5, 640), (3, 320)):  # two who published once; the older one is heard last

@@ -199,7 +199,7 @@ def test_recording_arrives_as_it_was_recorded(bag, listener, tmp_path):
     status, out, error = play(bag, "--delay-until-subscribers", 1, "--log", log, "--report", report)
     assert status == 0, error
     assert "played 20 frames" in out
-    assert "/odd is left out: its type nowhere_msgs/msg/Odd is not installed" in error
+    assert "not played, since nowhere_msgs/msg/Odd is not installed: /odd" in error
     for topic, count in ((IMAGE, 20), (INFO, 20), (NOTE, 1)):
         listener.wait(topic, count)
     images = listener.got[IMAGE]
