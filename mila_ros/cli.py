@@ -23,6 +23,7 @@ VERBS = {
     "report": ("mila_ros.evaluation.side_by_side", "lay evaluations side by side"),
     "export": ("mila_ros.runtime.export", "write a network as ONNX files, for other runtimes"),
     "render": ("mila_ros.worlds.render", "render a furnished room with exact ground truth"),
+    "prepare": ("mila_ros.worlds.prepare", "lay out a data set as its authors publish it"),
     "convert": ("mila_ros.worlds.convert", "write the labelled video of a data set as a recording"),
     "info": ("mila_ros.models.info", "describe a checkpoint: card, parameters, FLOPs"),
 }

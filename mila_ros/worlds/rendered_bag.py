@@ -57,7 +57,7 @@ def write_frame(bag: BagWriter, frame: Frame, form: Form, truth: bool, before: F
         bag.write_message(f"{COLOR}/compressed", message, stamp)
     bag.write_message(CAMERA_INFO, messages.camera_info(frame.intrinsics, stamp, FRAME_ID), stamp)
     if frame.pose is not None:
-        bag.write_message("/tf", _transform(bag, frame.pose, stamp), stamp)
+        bag.write_message("/tf", transform(bag, frame.pose, stamp, WORLD_ID, FRAME_ID), stamp)
         bag.write_message(ODOMETRY, _odometry(bag, frame, before), stamp)
     if truth:
         _write_truth(bag, frame, form)
@@ -70,10 +70,7 @@ def _write_truth(bag: BagWriter, frame: Frame, form: Form) -> None:
     elif frame.depth is not None:
         millimetres = np.nan_to_num(np.round(frame.depth * 1000.0), nan=0.0)
         millimetres = np.where((millimetres > 0) & (millimetres < 2**16), millimetres, 0).astype(np.uint16)
-        # The header is image_transport's ConfigHeader: format 0 and two numbers that only 32FC1 needs.
-        data = struct.pack("<iff", 0, 0.0, 0.0) + _encoded(".png", millimetres, [cv2.IMWRITE_PNG_COMPRESSION, 9])
-        message = messages.compressed_image(data, "16UC1; compressedDepth png", stamp, FRAME_ID)
-        bag.write_message(f"{DEPTH}/compressedDepth", message, stamp)
+        write_millimetres(bag, DEPTH, millimetres, stamp, FRAME_ID)
     if frame.labels is not None and form.raw:
         bag.write_message(LABELS, messages.image(frame.labels, "mono8", stamp, FRAME_ID), stamp)
     elif frame.labels is not None:
@@ -84,21 +81,31 @@ def _write_truth(bag: BagWriter, frame: Frame, form: Form) -> None:
         bag.write_message(NORMALS, messages.image(frame.normals, "32FC3", stamp, FRAME_ID), stamp)
 
 
+def write_millimetres(
+    bag: BagWriter, topic: str, millimetres: npt.NDArray[np.uint16], stamp: int, frame_id: str
+) -> None:
+    """Writes depth (H, W), 0 unknown, as image_transport's compressedDepth under `topic`."""
+    # The header is its ConfigHeader: format 0 and two numbers that only 32FC1 needs.
+    data = struct.pack("<iff", 0, 0.0, 0.0) + _encoded(".png", millimetres, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    message = bag.messages.compressed_image(data, "16UC1; compressedDepth png", stamp, frame_id)
+    bag.write_message(f"{topic}/compressedDepth", message, stamp)
+
+
 def _encoded(kind: str, pixels: npt.NDArray[np.generic], options: list[int]) -> bytes:
     return bytes(cv2.imencode(kind, np.ascontiguousarray(pixels), options)[1].tobytes())
 
 
-def _transform(bag: BagWriter, pose: npt.NDArray[np.float64], stamp: int) -> object:
-    """tf2_msgs/TFMessage with the camera in the world."""
+def transform(bag: BagWriter, pose: npt.NDArray[np.float64], stamp: int, parent: str, child: str) -> object:
+    """tf2_msgs/TFMessage with the pose (4, 4) of the frame `child` in the frame `parent`."""
     new = bag.messages.new
     x, y, z, w = _quaternion(pose[:3, :3])
-    transform = new(
+    moved = new(
         "geometry_msgs/msg/Transform",
         translation=new("geometry_msgs/msg/Vector3", x=float(pose[0, 3]), y=float(pose[1, 3]), z=float(pose[2, 3])),
         rotation=new("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w),
     )
-    header = bag.messages.header(stamp, WORLD_ID)
-    stamped = new("geometry_msgs/msg/TransformStamped", header=header, child_frame_id=FRAME_ID, transform=transform)
+    header = bag.messages.header(stamp, parent)
+    stamped = new("geometry_msgs/msg/TransformStamped", header=header, child_frame_id=child, transform=moved)
     return new("tf2_msgs/msg/TFMessage", transforms=[stamped])
 
 
