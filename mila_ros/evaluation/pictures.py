@@ -96,7 +96,7 @@ def depth_range(depths: Iterable[npt.NDArray[np.float32]]) -> float:
 
 
 def legend(pictures: Iterable[npt.NDArray[np.uint8]], classes: Sequence[str], table: Rgb) -> list[tuple[str, str]]:
-    """(name, CSS colour) of the classes that occur in these label pictures, most frequent first."""
+    """(name, CSS colour) of the classes that occur in these label pictures, most frequent first; what has none, last."""
     counts: Counter[int] = Counter()
     for ids in pictures:
         values, times = np.unique(ids, return_counts=True)
@@ -107,6 +107,8 @@ def legend(pictures: Iterable[npt.NDArray[np.uint8]], classes: Sequence[str], ta
         if value < len(classes) and times >= _RARE * total:
             red, green, blue = (int(c) for c in table[value])
             found.append((classes[value], f"rgb({red},{green},{blue})"))
+    if counts[IGNORE] >= max(1.0, _RARE * total):
+        found.append(("unlabelled", "rgb(50,50,50)"))  # the frame itself, darkened (segmentation_picture)
     return found
 
 

@@ -48,6 +48,8 @@ def main(argv: list[str]) -> int:
 def read(path: Path) -> dict[str, Any]:
     """A metrics.json, or the one of a folder."""
     file = path / "metrics.json" if path.is_dir() else path
+    if not file.exists() and (file.parent / "summary.json").exists():
+        raise UserError(f"{file.parent} is a demo's folder; `mila evaluate RECORDING` makes what can be compared")
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

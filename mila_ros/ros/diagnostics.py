@@ -86,6 +86,10 @@ def _status(level: bytes, name: str, message: str, hardware: str, values: dict[s
     )
 
 
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.3f}"
@@ -125,12 +129,12 @@ def camera_status(node: str, camera: str, report: CameraReport, stale_after: flo
     else:
         said = []
         if report.failed:
-            said.append(f"{report.failed} frames failed: {report.last_error}")
+            said.append(f"{_frames(report.failed)} failed: {report.last_error}")
         said += [text for text in (report.problem, report.lacking) if text]
         if report.dropped > MANY_DROPPED * max(received, 1):
-            said.append(f"{report.dropped} frames dropped for newer ones: the networks cannot keep up")
+            said.append(f"{_frames(report.dropped)} dropped for newer ones: the networks cannot keep up")
         if report.late:
-            said.append(f"{report.late} frames answered after the deadline")
+            said.append(f"{_frames(report.late)} answered after the deadline")
         if said:
             nothing = report.failed > 0 and not report.idle and (window is None or window.answered == 0)
             level = DiagnosticStatus.ERROR if nothing else DiagnosticStatus.WARN

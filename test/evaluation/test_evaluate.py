@@ -237,6 +237,13 @@ def test_label_maps(tmp_path) -> None:
             read_label_map(file, classes)
 
 
+def test_a_demo_is_no_evaluation(tmp_path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    for path in (tmp_path, tmp_path / "metrics.json"):
+        with pytest.raises(UserError, match="a demo's folder; `mila evaluate"):
+            report([str(path)])
+
+
 def test_side_by_side(place, out, tmp_path, capsys) -> None:
     file = out / "a/metrics.json"
     assert report([str(file), str(out / "a")]) == 0

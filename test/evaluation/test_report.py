@@ -188,7 +188,9 @@ def test_legend_names_what_occurs():
     table = pictures.class_colours(PALETTE, 3)
     ids = np.zeros((100, 100), np.uint8)
     ids[:30], ids[99, 99], ids[50] = 2, 1, 255
-    assert pictures.legend([ids], CLASSES, table) == [("wall", "rgb(120,120,120)"), ("sofa", "rgb(11,102,255)")]
+    named = [("wall", "rgb(120,120,120)"), ("sofa", "rgb(11,102,255)")]
+    assert pictures.legend([ids], CLASSES, table) == [*named, ("unlabelled", "rgb(50,50,50)")]
+    assert pictures.legend([np.where(ids == 255, 0, ids)], CLASSES, table) == named
 
 
 def test_colours_are_made_up_where_there_is_no_palette():
