@@ -140,10 +140,10 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # The layout is made for /perception/front.
         remappings=[
             (
-                f"/perception/front/{task}/view",
-                f"{'/' + namespace if namespace else ''}/perception/{camera}/{task}/view",
+                f"/perception/front/{topic}",
+                f"{'/' + namespace if namespace else ''}/perception/{camera}/{topic}",
             )
-            for task in TASKS
+            for topic in (*(f"{task}/view" for task in TASKS), "points")
         ],
         additional_env=environment,
         condition=IfCondition(value("rviz")),

@@ -96,7 +96,7 @@ def depth_range(depths: Iterable[npt.NDArray[np.float32]]) -> float:
 
 
 def legend(pictures: Iterable[npt.NDArray[np.uint8]], classes: Sequence[str], table: Rgb) -> list[tuple[str, str]]:
-    """(name, CSS colour) of the classes that occur in these label pictures, most frequent first; what has none, last."""
+    """(name, CSS colour) of the classes that occur in these label pictures, by frequency; last, of what has none."""
     counts: Counter[int] = Counter()
     for ids in pictures:
         values, times = np.unique(ids, return_counts=True)

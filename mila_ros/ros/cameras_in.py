@@ -120,6 +120,13 @@ class CameraInput:
         newer = _stamp(self._latched) >= _stamp(self._info) or not goes_on
         return self._latched if newer and self._latched_arrival >= self._info_arrival else self._info
 
+    def follow(self) -> str:
+        """Once in a while: take pictures from where they are published (PicturesIn.follow)."""
+        change = self.pictures.follow()
+        if change:
+            self._opened = self._clock()  # its silence begins anew
+        return change
+
     def overdue(self, reason: str, now: float, after: float) -> str:
         """The reason of a silence (empty: there is none) once; none in the first `after` seconds of the camera."""
         if not reason or now - self._opened <= after:

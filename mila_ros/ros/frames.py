@@ -299,9 +299,8 @@ class Frames:
             answer,
             waiting.rgb,
             calibration.info,
-            settings.depth_encoding,
-            settings.view_max_depth,
-            settings.view_opacity,
+            settings.camera(camera).rectified,
+            settings,
         )
         meter.time("publish", (time.perf_counter() - begin) * 1e3)
         if not published:  # whoever wanted it has left, or wanted only a calibration that is not known

@@ -33,7 +33,7 @@ TRANSPORTS = ("auto", "raw", "compressed")
 MATRICES = ("auto", "K", "P")
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
 # A camera's name is a part of topic and parameter names; these already mean something there.
-RESERVED = ("keyframe", "threads", "view", "qos_overrides", "budget")
+RESERVED = ("keyframe", "threads", "points", "view", "qos_overrides", "budget")
 # The camera of config/perception.yaml.
 _SHIPPED = tuple(
     f"front.{key}" for key in ("image_topic", "camera_info_topic", "transport", "camera_matrix", "fallback_hfov")
@@ -186,6 +186,7 @@ SETTINGS = (
         "Tasks that may be left out where the longest keyframe period is not enough, the first one first; empty: none.",
     ),
     Setting("stale_after", 2.0, "Seconds without a frame after which a camera is reported as stale.", 0.1, 600.0),
+    Setting("points.stride", 2, "Every how many rows and columns of the outputs a point is sent on points.", 1, 16),
     Setting("view.max_depth", 10.0, "Metres at the far end of the depth picture's colours.", 0.1, 1000.0),
     Setting("view.opacity", 0.6, "How far class colours cover the camera's picture; 1: wholly.", 0.0, 1.0),
 )

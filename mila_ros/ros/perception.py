@@ -270,7 +270,7 @@ class Perception(LifecycleNode):
             before = noted.reported or CameraCounts()
             since = None if source.last_arrival is None else now - source.last_arrival
             more = seen.counts.since(before)
-            if change := source.pictures.follow():
+            if change := source.follow():
                 self.get_logger().info(f"camera {camera}: {change}")
             silence = source.pictures.silence() if since is None or since > settings.stale_after else ""
             keyframe = pipeline.keyframe_state(camera, now, source.received)

@@ -49,6 +49,7 @@ class Settings:
     device_share: float
     skip_order: tuple[str, ...]
     stale_after: float
+    points_stride: int
     view_max_depth: float
     view_opacity: float
 

@@ -12,13 +12,17 @@ import numpy.typing as npt
 from rclpy.lifecycle import LifecycleNode, LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header, String
 
+from mila_ros.camera_info import intrinsics
 from mila_ros.images import image_fields
 from mila_ros.ros.cameras_in import scaled_info
+from mila_ros.ros.points_out import point_cloud
+from mila_ros.ros.settings import Settings
 from mila_ros.ros.views import Rgb, colour_table, depth_view, normals_view, segmentation_view
 from mila_ros.runtime.passing import Answer
+from mila_ros.worlds.frames import Intrinsics
 
 try:  # in a ROS installation; not among the wheels
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -70,6 +74,7 @@ class CameraOutputs:
         self._image = {task: self._publisher(Image, f"{base}/{task}/image") for task in tasks}
         self._info = {task: self._publisher(CameraInfo, f"{base}/{task}/camera_info") for task in tasks}
         self._view = {task: self._publisher(Image, f"{base}/{task}/view") for task in tasks}
+        self._points = self._publisher(PointCloud2, f"{base}/points") if "depth" in tasks else None
         self._confidence: LifecyclePublisher | None = None
         self._latched: list[tuple[LifecyclePublisher, Any]] = []
         if "segmentation" in tasks:
@@ -112,7 +117,9 @@ class CameraOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
 
     def wanted(self) -> tuple[str, ...]:
-        """Tasks of which somebody subscribes to any topic (the latched ones need no work)."""
+        """Tasks of which somebody subscribes to any topic (the latched ones need no work); points take all."""
+        if self._points is not None and _heard(self._points):
+            return tuple(self._image)
         return tuple(
             task
             for task in self._image
@@ -132,9 +139,8 @@ class CameraOutputs:
         answer: Answer,
         rgb: Rgb,
         info: CameraInfo | None,
-        depth_encoding: str,
-        view_max_depth: float,
-        view_opacity: float,
+        rectified: bool,
+        settings: Settings,
     ) -> int:
         """Send an answer to those who subscribe.
 
@@ -143,9 +149,8 @@ class CameraOutputs:
             answer: what the model said.
             rgb: the frame, for segmentation's view.
             info: the CameraInfo of the frame; None: unknown, so none is sent.
-            depth_encoding: 32FC1 or 16UC1.
-            view_max_depth: metres at the far end of the depth picture's colours.
-            view_opacity: of class colours.
+            rectified: whether frames are, so that P tells where their points are, and not K.
+            settings: how depth, views and points are made.
 
         Returns:
             The number of messages sent.
@@ -157,26 +162,30 @@ class CameraOutputs:
             if pixels is None or task not in self._image:
                 continue
             if _heard(self._image[task]):
-                self._image[task].publish(_task_image(header, task, pixels, depth_encoding))
+                self._image[task].publish(_task_image(header, task, pixels, settings.depth_encoding))
                 sent += 1
             if small is not None and _heard(self._info[task]):
                 small.header = header
                 self._info[task].publish(small)
                 sent += 1
             if _heard(self._view[task]):
-                view = self._render(task, pixels, rgb, view_max_depth, view_opacity)
+                view = self._render(task, pixels, rgb, settings)
                 self._view[task].publish(_image(header, view, "rgb8"))
                 sent += 1
         if answer.confidence is not None and self._confidence is not None and _heard(self._confidence):
             self._confidence.publish(_image(header, answer.confidence, "32FC1"))
             sent += 1
+        if answer.depth is not None and small is not None and self._points is not None and _heard(self._points):
+            camera = Intrinsics(*intrinsics(small, answer.size, rectified))
+            self._points.publish(point_cloud(header, answer, camera, settings.points_stride))
+            sent += 1
         return sent
 
-    def _render(self, task: str, pixels: npt.NDArray[Any], rgb: Rgb, max_depth: float, opacity: float) -> Rgb:
+    def _render(self, task: str, pixels: npt.NDArray[Any], rgb: Rgb, settings: Settings) -> Rgb:
         if task == "segmentation":
-            return segmentation_view(pixels, self._table, rgb, opacity)
+            return segmentation_view(pixels, self._table, rgb, settings.view_opacity)
         if task == "depth":
-            return depth_view(pixels, max_depth)
+            return depth_view(pixels, settings.view_max_depth)
         return normals_view(pixels)
 
 
