@@ -128,6 +128,11 @@ class Frames:
         """Tasks that somebody wants of any camera."""
         return tuple(dict.fromkeys(task for outputs in self._outputs.values() for task in outputs.wanted()))
 
+    def skippable(self, order: tuple[str, ...]) -> tuple[str, ...]:
+        """Tasks that may be left out; not depth while somebody wants points, which would go, too."""
+        points = any(outputs.wants_points() for outputs in self._outputs.values())
+        return tuple(task for task in order if task != "depth" or not points)
+
     def take(self, camera: str, frame: Frame) -> None:
         """In the executor's thread, so quick: leave the frame for the one that decodes."""
         meter = self._pipeline.meter
@@ -259,7 +264,7 @@ class Frames:
         noted.size = size
         calibration = self._calibrate(camera, size)
         if calibration.focal is None and "depth" in tasks:
-            tasks = tuple(task for task in tasks if task != "depth")
+            tasks = tuple(task for task in outputs.wanted(points=False) if task != "depth")
             noted.problem = f"no depth: {calibration.problem} (or set {camera}.fallback_hfov)"
             self._say(camera, noted.problem)
             if not tasks:

@@ -282,9 +282,16 @@ class Parameters:
     def unknown(self) -> list[str]:
         """A sentence for each value given at the start whose parameter does not exist (a typing mistake)."""
         declared = set(self._settings_of)
+        # Of topics that a camera turns to later (pictures_in.py).
+        topics = [
+            self._node.resolve_topic_name(camera.image_topic) for camera in self.settings.cameras if camera.follows
+        ]
+        others = tuple(f"qos_overrides.{topic}{COMPRESSED}.subscription." for topic in topics)
         said = []
         for name in sorted(self._overrides()):
             if self._node.has_parameter(name):  # of QoS overrides those that a topic of the node has
+                continue
+            if name.startswith(others):
                 continue
             if name in _SHIPPED:
                 continue  # cameras of other names with the shipped parameters file

@@ -313,7 +313,7 @@ class Perception(LifecycleNode):
             longest_period=min(settings.keyframe_longest_period, _USABLE * settings.keyframe_max_age),
             deadline_ms=settings.deadline,
             device_share=settings.device_share,
-            skip_order=settings.skip_order,
+            skip_order=frames.skippable(settings.skip_order),
         )
         load = measure(window, engine, settings.mode == "synchronous", frames.wanted())
         decision = self._controller.update(load, limits, now)

@@ -25,16 +25,16 @@ INPUT_QOS = QoSProfile(
 
 _KINDS = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
 _TYPE_OF = {kind: name for name, kind in _KINDS.items()}
+_NAMES = ("raw", "compressed")
 _SUGGESTED = 4
 """Topics named to somebody who waits for one that nobody publishes."""
 _LOOKS = 2
-"""Looks in a row at which pictures must be missing before the other transport's are taken: a driver that starts offers
-both, but they need not be discovered at once."""
+"""Looks in a row that must agree before the topic is changed: a driver that starts offers both kinds, but they need not
+be discovered at once."""
 
 
 class PicturesIn:
-    """Subscribes to a camera's pictures, and, where the settings let it, to the other transport's where only those are
-    published.
+    """Subscribes to a camera's pictures, raw or, where the settings let it and only those are published, compressed.
 
     Args:
         node: owner of the subscription; all is called in its executor's thread.
@@ -46,15 +46,14 @@ class PicturesIn:
         self._node = node
         self._settings = settings
         self._take = take
-        self._missed = 0
+        self._looks = 0
         # As it is after remapping, so that the compressed pictures are looked for beside it.
         raw = node.resolve_topic_name(settings.image_topic)
         beside = node.resolve_topic_name(raw + COMPRESSED)
+        # The better one first. Some publish compressed pictures without the suffix.
         self._others = [(raw, False), (beside, True), (raw, True)] if settings.follows else []
         self._compressed = settings.compressed
-        self._subscription = self._subscribe(settings.image_topic)
-        if other := self._published_otherwise():
-            self._change(*other)
+        self._subscription = self._subscribe(settings.image_topic, self._compressed)
 
     @property
     def topic(self) -> str:
@@ -66,53 +65,55 @@ class PicturesIn:
         self._node.destroy_subscription(self._subscription)
 
     def follow(self) -> str:
-        """Once in a while: take the other transport's pictures where these are not published any more. What changed, in
-        words; empty: nothing."""
-        other = self._published_otherwise()
-        self._missed = self._missed + 1 if other else 0
-        if not other or self._missed < _LOOKS:
+        """Once in a while: turn to where pictures are published. What changed, in words; empty: nothing."""
+        better = self._better()
+        self._looks = self._looks + 1 if better else 0
+        if better is None or self._looks < _LOOKS:
             return ""
-        before = self.topic
-        self._change(*other)
-        return f"listens to {self.topic}, since nobody publishes {before}"
+        self._looks = 0
+        before, (topic, compressed) = self._subscription, better
+        try:
+            self._subscription = self._subscribe(topic, compressed)
+        except Exception as error:  # such as a QoS override that means nothing; what there was goes on
+            self._others = []
+            return f"goes on with {before.topic_name}, since {topic} cannot be listened to: {error}"
+        self._node.destroy_subscription(before)
+        self._compressed = compressed
+        return f"listens to {topic} now, as {_TYPE_OF[_NAMES[compressed]]}: that is published"
 
     def silence(self) -> str:
         """Why no frame may be coming, as far as the graph of nodes tells."""
         topic = self.topic
+        if better := self._better():
+            return f"{better[0]} will be listened to in a moment"
         publishers = self._node.get_publishers_info_by_topic(topic)
         if not publishers:
             others = "".join(f" or {other}" for other in dict(self._others) if other != topic)
             return f"nobody publishes {topic}{others}{self._instead()}"
-        wanted = _TYPE_OF["compressed" if self._compressed else "raw"]
+        wanted = _TYPE_OF[_NAMES[self._compressed]]
         kinds = sorted({publisher.topic_type for publisher in publishers})
         if wanted not in kinds:
-            fits = len(kinds) == 1 and kinds[0] in _KINDS
-            hint = f"; set {self._settings.name}.transport to auto" if fits else ""
+            way_out = {"raw": "raw", "compressed": "auto"}.get(_KINDS.get(kinds[0], "")) if len(kinds) == 1 else None
+            hint = f"; set {self._settings.name}.transport to {way_out}" if way_out else ""
             return f"{topic} is published as {', '.join(kinds)}, not as {wanted}{hint}"
         return f"{topic} has a publisher, but no frame arrives"
 
-    def _subscribe(self, topic: str) -> Subscription:
+    def _subscribe(self, topic: str, compressed: bool) -> Subscription:
         return self._node.create_subscription(
-            CompressedImage if self._compressed else Image,
+            CompressedImage if compressed else Image,
             topic,
             self._take,
             copy.copy(INPUT_QOS),  # overrides are written into it
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
-    def _change(self, topic: str, compressed: bool) -> None:
-        self.close()
-        self._missed, self._compressed = 0, compressed
-        self._subscription = self._subscribe(topic)
-
-    def _published_otherwise(self) -> tuple[str, bool] | None:
-        """Topic and kind of the other transport's pictures, if they are published and those listened to are not."""
-        if not self._others or self._publishes(self.topic, self._compressed):
-            return None
-        return next((other for other in self._others if other[1] != self._compressed and self._publishes(*other)), None)
+    def _better(self) -> tuple[str, bool] | None:
+        """Topic and kind of what is published and better than what is listened to; None: nothing is."""
+        found = next((other for other in self._others if self._publishes(*other)), None)
+        return None if found == (self.topic, self._compressed) else found
 
     def _publishes(self, topic: str, compressed: bool) -> bool:
-        wanted = _TYPE_OF["compressed" if compressed else "raw"]
+        wanted = _TYPE_OF[_NAMES[compressed]]
         return any(found.topic_type == wanted for found in self._node.get_publishers_info_by_topic(topic))
 
     def _instead(self) -> str:

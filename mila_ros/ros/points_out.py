@@ -13,7 +13,7 @@ from mila_ros.ros.views import IGNORED
 from mila_ros.runtime.passing import Answer
 from mila_ros.worlds.frames import Intrinsics
 
-# Names and types of PCL's PointXYZ, Normal and PointXYZL.
+# As PCL names and types them; without the curvature of its Normal.
 FIELDS = ("x", "y", "z", "normal_x", "normal_y", "normal_z", "label")
 _BYTES = 4
 

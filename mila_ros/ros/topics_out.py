@@ -116,9 +116,16 @@ class CameraOutputs:
         for publisher in self._publishers:
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def wanted(self) -> tuple[str, ...]:
-        """Tasks of which somebody subscribes to any topic (the latched ones need no work); points take all."""
-        if self._points is not None and _heard(self._points):
+    def wants_points(self) -> bool:
+        """Whether somebody subscribes to the points, which take all tasks, and cannot be without depth."""
+        return self._points is not None and _heard(self._points)
+
+    def wanted(self, points: bool = True) -> tuple[str, ...]:
+        """Tasks of which somebody subscribes to any topic (the latched ones need no work).
+
+        points: count those that the points are made of.
+        """
+        if points and self.wants_points():
             return tuple(self._image)
         return tuple(
             task
@@ -175,7 +182,7 @@ class CameraOutputs:
         if answer.confidence is not None and self._confidence is not None and _heard(self._confidence):
             self._confidence.publish(_image(header, answer.confidence, "32FC1"))
             sent += 1
-        if answer.depth is not None and small is not None and self._points is not None and _heard(self._points):
+        if answer.depth is not None and small is not None and self._points is not None and self.wants_points():
             camera = Intrinsics(*intrinsics(small, answer.size, rectified))
             self._points.publish(point_cloud(header, answer, camera, settings.points_stride))
             sent += 1

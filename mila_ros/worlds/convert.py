@@ -12,6 +12,7 @@ from tqdm import tqdm
 from mila_ros.errors import UserError
 from mila_ros.worlds.bag_writer import BagWriter
 from mila_ros.worlds.frames import Frame
+from mila_ros.worlds.leftovers import whole_or_nothing
 from mila_ros.worlds.rendered_bag import Form, write_frame
 from mila_ros.worlds.world import World, open_world
 
@@ -43,7 +44,8 @@ def main(argv: list[str]) -> int:
     world = open_world(options.data, options.split)
     video = longest_video(world, f"{options.data} ({options.split})")
     form = Form(quality=options.quality)
-    with BagWriter(options.out) as bag:
+    bag = BagWriter(options.out)
+    with whole_or_nothing(options.out), bag:
         before: Frame | None = None
         for index in tqdm(video, "convert", unit="frame", file=sys.stderr):
             frame = world[index]

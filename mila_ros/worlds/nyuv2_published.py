@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mila_ros.errors import UserError
 from mila_ros.worlds.frames import IGNORE
 from mila_ros.worlds.labels import load_labels
+from mila_ros.worlds.leftovers import whole_or_nothing
 from mila_ros.worlds.nyuv2 import DEPTH_UNIT
 
 FRAMES, SPLITS, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
@@ -47,10 +48,10 @@ def unpack(folder: Path, out: Path, split: str = "train") -> int:
         raise UserError(f"{folder} lacks {', '.join(missing)}; needed are {', '.join(paths)} ({_SOURCES})")
     classes = _mapping(io, paths[MAPPING])
     numbers = _numbers(io, paths[SPLITS], split)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name another folder or remove it")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not an empty folder; name another one or remove it")
     try:
-        with h5py.File(paths[FRAMES], "r") as source:
+        with whole_or_nothing(out), h5py.File(paths[FRAMES], "r") as source:
             _check(source, paths[FRAMES], max(numbers))
             for kind in ("rgb", "depth8", "label40"):
                 (out / kind).mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,10 @@
     frame-000000.depth.png   16 bit, millimetres, 65535 unknown, as the depth camera sees it
     frame-000000.pose.txt    4 x 4, camera to world (not needed)
 
-Source: Shotton et al., "Scene Coordinate Regression Forests for Camera Relocalization in RGB-D Images", CVPR 2013. The
-depth camera's focal length is 585 pixels; that of the colour camera is not published, and both pictures do not lie on
-each other. COLOR is what fits best in one sequence (redkitchen), by how edges of depth lie on those of pictures.
+Source: Shotton et al., "Scene Coordinate Regression Forests for Camera Relocalization in RGB-D Images", CVPR 2013.
+Neither camera was calibrated. For the depth camera the authors give 585 pixels; both pictures do not lie on each other,
+and COLOR is what fits best in one sequence, by how edges of depth lie on those of pictures, both cameras assumed in one
+place.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from mila_ros.errors import UserError
 from mila_ros.worlds.bag_writer import BagWriter
 from mila_ros.worlds.frames import Frame, Intrinsics
+from mila_ros.worlds.leftovers import whole_or_nothing
 from mila_ros.worlds.rendered_bag import FRAME_ID, Form, transform, write_frame, write_millimetres
 from mila_ros.worlds.world import read_picture
 
@@ -48,7 +50,8 @@ def record(folder: Path, out: Path, quality: int = 95) -> int:
         if not (folder / f"{name}.depth.png").is_file():
             raise UserError(f"{folder / name}.depth.png is missing; {_LAYOUT}")
     form = Form(quality=quality)
-    with BagWriter(out) as bag:
+    bag = BagWriter(out)
+    with whole_or_nothing(out), bag:
         bag.add_topic("/tf_static", "tf2_msgs/msg/TFMessage", latched=True)
         apart = transform(bag, np.eye(4), _START_NS, FRAME_ID, DEPTH_FRAME_ID)
         bag.write_message("/tf_static", apart, _START_NS)

@@ -32,10 +32,14 @@ class Topics:
 
     def __init__(self) -> None:
         self.published: list[tuple[Any, Any]] = []
-        self.tasks = ("segmentation", "normals")
+        self.tasks: tuple[str, ...] = ("segmentation", "normals")
+        self.points = False
 
-    def wanted(self) -> tuple[str, ...]:
-        return self.tasks
+    def wants_points(self) -> bool:
+        return self.points
+
+    def wanted(self, points: bool = True) -> tuple[str, ...]:
+        return ("segmentation", "depth", "normals") if points and self.points else self.tasks
 
     def wants_confidence(self) -> bool:
         return False
@@ -120,6 +124,23 @@ def test_a_silent_or_broken_camera_keeps_nobody_waiting(made: SimpleNamespace) -
     assert not made.topics["rear"].published and any("no_such_encoding" in text for _, text in made.said)
     send(made, 2)
     wait(lambda: made.topics["rear"].published)
+
+
+def test_points_of_a_camera_without_calibration_cost_nothing_else(made: SimpleNamespace) -> None:
+    made.settings.camera = lambda name: SimpleNamespace(fallback_hfov=0.0, rectified=False)
+    made.topics["front"].points, made.topics["front"].tasks = True, ("normals",)
+    made.topics["rear"].points, made.topics["rear"].tasks = True, ()
+    send(made, 1)
+    wait(lambda: made.topics["front"].published and made.topics["left"].published)
+    assert set(made.topics["front"].published[0][1].by_task()) == {"normals"}
+    wait(lambda: made.frames.noted["rear"].error is not None)
+    assert made.frames.noted["rear"].error.startswith("no depth: no camera_info") and not made.topics["rear"].published
+
+
+def test_depth_is_not_left_out_while_somebody_wants_points(made: SimpleNamespace) -> None:
+    assert made.frames.skippable(("depth", "normals")) == ("depth", "normals")
+    made.topics["left"].points = True
+    assert made.frames.skippable(("depth", "normals")) == ("normals",)
 
 
 def test_it_ends_while_it_waits_for_others(made: SimpleNamespace) -> None:

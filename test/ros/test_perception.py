@@ -48,6 +48,8 @@ def running(tmp_path_factory):
         "model": str(tiny_checkpoint(folder)),
         "cameras": "[front, rear]",
         "front.transport": "raw",
+        "front.camera_matrix": "P",
+        "qos_overrides./rear/image_raw/compressed.subscription.depth": "7",
         "rear.fallback_hfov": "60.0",
         "keyframe.period": "0.5",
         "keyframe.longest_period": "0.0",  # a busy machine must not change what is tested here
@@ -203,26 +205,39 @@ def test_frames_are_answered_by_memory_and_the_budget_says_what_it_cost(running)
 
 
 def test_points_lie_where_depth_and_calibration_say(peer):
+    """For a rectified camera: P, which differs from K here."""
+    info = camera_info()
+    info.p[0], info.p[5], info.p[2], info.p[6] = 80.0, 70.0, 60.0, 50.0
     clouds = peer.listen(PointCloud2, f"{OUT}/points")
-    depth = exchange(peer, frame(90, frame_id="front_optical"))
+    depth = exchange(peer, frame(90, frame_id="front_optical"), info=info)
     pixels = decode_depth(depth)
-
-    def answered():  # points alone make all tasks wanted, too
-        return next((cloud for cloud in clouds if stamp(cloud) == stamp(depth)), None)
-
-    cloud = wait(answered, "points")
+    cloud = wait(lambda: next((cloud for cloud in clouds if stamp(cloud) == stamp(depth)), None), "points")
     assert cloud.header == depth.header and (cloud.width, cloud.height) == (depth.width // 2, depth.height // 2)
     assert [field.name for field in cloud.fields] == ["x", "y", "z", "normal_x", "normal_y", "normal_z", "label"]
     kind = np.dtype([(field.name, "<u4" if field.name == "label" else "<f4") for field in cloud.fields])
     assert cloud.point_step == kind.itemsize and cloud.row_step == kind.itemsize * cloud.width and cloud.is_dense
     points = np.frombuffer(cloud.data, kind).reshape(cloud.height, cloud.width)
     np.testing.assert_array_equal(points["z"], pixels[::2, ::2])
-    k = scaled_info(camera_info(), (depth.height, depth.width), (96, 128)).k
-    np.testing.assert_allclose(points["x"][0, -1], (depth.width - 2 - k[2]) / k[0] * points["z"][0, -1], rtol=1e-5)
-    np.testing.assert_allclose(points["y"][-1, 0], (depth.height - 2 - k[5]) / k[4] * points["z"][-1, 0], rtol=1e-5)
+    p = scaled_info(info, (depth.height, depth.width), (96, 128)).p
+    across, down = np.meshgrid(np.arange(0, depth.width, 2), np.arange(0, depth.height, 2))
+    np.testing.assert_allclose(points["x"], (across - p[2]) / p[0] * points["z"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(points["y"], (down - p[6]) / p[5] * points["z"], rtol=1e-4, atol=1e-5)
     length = np.sqrt(points["normal_x"] ** 2 + points["normal_y"] ** 2 + points["normal_z"] ** 2)
     np.testing.assert_allclose(length, 1, atol=1e-3)
     assert points["label"].max() < 4
+
+    peer.deaf(f"{OUT}/depth/image")  # points alone
+    assert peer.set_parameter("points.stride", 4).successful
+    clouds.clear()
+
+    def sparse():
+        peer.publish(INFO, info)
+        peer.publish(IMAGE, frame(91))
+        time.sleep(0.05)
+        return clouds and clouds[-1].width == depth.width // 4
+
+    wait(sparse, "fewer points")
+    assert peer.set_parameter("points.stride", 2).successful
     peer.deaf(f"{OUT}/points")
 
 
@@ -231,13 +246,16 @@ def test_publishers_of_both_kinds_of_reliability_are_heard(peer):
     assert exchange(peer, frame(101))
 
 
-def test_compressed_frames_and_an_assumed_field_of_view(peer):
+def test_compressed_frames_and_an_assumed_field_of_view(running):
+    peer = running[1]
     pixels = np.full((96, 128, 3), 128, np.uint8)
     message = CompressedImage(format="jpeg", data=cv2.imencode(".jpg", pixels)[1].tobytes())
     message.header.stamp.sec, message.header.frame_id = 9, "rear_optical"
     out = "/perception/rear/depth"
     infos = peer.listen(CameraInfo, f"{out}/camera_info")
     answer = exchange(peer, message, "/rear/image_raw/compressed", f"{out}/image")
+    assert "camera rear: listens to /rear/image_raw/compressed now" in running[0].log
+    assert "there is no parameter" not in running[0].log  # what is set for its topic is no typing mistake
     assert answer.header == message.header and (answer.width, answer.height) == (64, 48)
     focal = 32 / math.tan(math.radians(30))
     assert wait(lambda: infos, "camera_info")[0].k[0] == pytest.approx(focal)

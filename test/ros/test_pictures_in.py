@@ -23,12 +23,15 @@ class Graph:
     def __init__(self, remapped: dict[str, str] | None = None) -> None:
         self.remapped = remapped or {}
         self.published: dict[str, list[str]] = {}
+        self.refused = ""
         self.listening: list[tuple[str, type]] = []
 
     def resolve_topic_name(self, topic: str) -> str:
         return self.remapped.get(topic, topic)
 
     def create_subscription(self, kind: type, topic: str, *_: object, **__: object) -> SimpleNamespace:
+        if topic == self.refused:
+            raise RuntimeError("no such policy")
         self.listening.append((self.resolve_topic_name(topic), kind))
         return SimpleNamespace(topic_name=self.resolve_topic_name(topic), kind=kind)
 
@@ -53,7 +56,15 @@ def pictures(graph: Graph, topic: str = "/image", compressed: bool = False, foll
     return PicturesIn(graph, settings, lambda _: None)
 
 
-def test_compressed_pictures_are_taken_where_only_they_are_published_and_raw_ones_when_only_those_are_left():
+def followed(graph: Graph) -> PicturesIn:
+    """After it had the time to find what is published."""
+    made = pictures(graph)
+    for _ in range(2):
+        made.follow()
+    return made
+
+
+def test_compressed_pictures_are_taken_while_only_they_are_published():
     graph = Graph()
     made = pictures(graph)
     assert graph.listening == [("/image", Image)]
@@ -61,27 +72,19 @@ def test_compressed_pictures_are_taken_where_only_they_are_published_and_raw_one
 
     graph.published["/image/compressed"] = [COMPRESSED]
     assert made.follow() == ""  # raw ones may be discovered a moment later
-    assert made.follow() == "listens to /image/compressed, since nobody publishes /image"
+    assert made.silence() == "/image/compressed will be listened to in a moment"
+    assert made.follow() == f"listens to /image/compressed now, as {COMPRESSED}: that is published"
     assert graph.listening == [("/image/compressed", CompressedImage)]
     assert "has a publisher, but no frame" in made.silence()
 
     graph.published["/image"] = [RAW]
-    assert [made.follow() for _ in range(5)] == [""] * 5, "what comes is not let go"
-    del graph.published["/image/compressed"]
-    assert [made.follow() for _ in range(2)] == ["", "listens to /image, since nobody publishes /image/compressed"]
-    assert graph.listening == [("/image", Image)]
+    assert [made.follow() for _ in range(2)] == ["", f"listens to /image now, as {RAW}: that is published"]
+    assert graph.listening == [("/image", Image)] and made.follow() == ""
+    del graph.published["/image"], graph.published["/image/compressed"]
+    assert [made.follow() for _ in range(3)] == [""] * 3 and made.topic == "/image"
 
 
-def test_what_is_known_at_the_start_is_taken_at_once():
-    graph = Graph()
-    graph.published["/image/compressed"] = [COMPRESSED]
-    assert pictures(graph).topic == "/image/compressed" and len(graph.listening) == 1
-    graph = Graph()
-    graph.published |= {"/image/compressed": [COMPRESSED], "/image": [RAW]}
-    assert pictures(graph).topic == "/image"
-
-
-def test_raw_pictures_that_come_and_go_in_discovery_do_not_change_anything():
+def test_pictures_that_come_and_go_in_discovery_do_not_change_anything():
     graph = Graph()
     graph.published["/image"] = [RAW]
     made = pictures(graph)
@@ -94,13 +97,23 @@ def test_raw_pictures_that_come_and_go_in_discovery_do_not_change_anything():
     assert made.topic == "/image"
 
 
+def test_a_topic_that_cannot_be_listened_to_leaves_the_one_there_is():
+    graph = Graph()
+    made = pictures(graph)
+    graph.published["/image/compressed"] = [COMPRESSED]
+    graph.refused = "/image/compressed"
+    said = [made.follow() for _ in range(4)]
+    assert said[1] == "goes on with /image, since /image/compressed cannot be listened to: no such policy"
+    assert said[0] == said[2] == said[3] == "" and graph.listening == [("/image", Image)]
+
+
 def test_the_other_transport_is_looked_for_beside_the_remapped_topic_and_where_it_is_remapped_itself():
     graph = Graph({"/image": "/left"})
     graph.published["/left/compressed"] = [COMPRESSED]
-    assert pictures(graph).topic == "/left/compressed"
+    assert followed(graph).topic == "/left/compressed"
     graph = Graph({"/image/compressed": "/jpeg"})
     graph.published["/jpeg"] = [COMPRESSED]
-    assert pictures(graph).topic == "/jpeg"
+    assert followed(graph).topic == "/jpeg"
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -118,5 +131,17 @@ def test_a_topic_of_the_other_kind_is_named_with_the_way_out():
     graph.published["/image"] = [COMPRESSED]
     said = pictures(graph, follows=False).silence()
     assert said == f"/image is published as {COMPRESSED}, not as {RAW}; set front.transport to auto"
-    assert pictures(graph).silence() == "/image has a publisher, but no frame arrives"
-    assert graph.listening[-1] == ("/image", CompressedImage)
+    said = pictures(graph, "/image/compressed", True, follows=False)
+    graph.published = {"/image/compressed": [RAW]}
+    assert said.silence().endswith(f"not as {COMPRESSED}; set front.transport to raw")
+
+
+def test_compressed_pictures_without_the_suffix_are_found_too():
+    graph = Graph()
+    made = pictures(graph)
+    graph.published["/image"] = [COMPRESSED]
+    assert made.silence() == "/image will be listened to in a moment"
+    assert [made.follow() for _ in range(2)][1] == f"listens to /image now, as {COMPRESSED}: that is published"
+    assert graph.listening == [("/image", CompressedImage)]
+    graph.published["/image"] = ["std_msgs/msg/String"]
+    assert made.silence() == f"/image is published as std_msgs/msg/String, not as {COMPRESSED}"

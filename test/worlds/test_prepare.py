@@ -85,13 +85,16 @@ def test_other_files_than_the_published_ones_are_refused_by_name(published: Path
     spoil(published)
     with pytest.raises(UserError, match=said):
         main(["nyuv2", str(published), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_is_written_over(published: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
-    with pytest.raises(UserError, match="not empty"):
-        main(["nyuv2", str(published), str(tmp_path / "out")])
+    for out in (tmp_path / "out", tmp_path / "out" / "mine"):
+        with pytest.raises(UserError, match="not an empty folder"):
+            main(["nyuv2", str(published), str(out)])
+    assert (tmp_path / "out" / "mine").exists()
 
 
 def test_a_sequence_of_7_scenes_becomes_a_recording_with_depth_where_the_colour_camera_sees_it(tmp_path: Path):
@@ -114,6 +117,11 @@ def test_a_sequence_of_7_scenes_becomes_a_recording_with_depth_where_the_colour_
     known = np.isfinite(found.depth) & (found.depth > 0)
     assert not known[:200].any() and known[210:450, 50:590].mean() > 0.95 and np.allclose(found.depth[known], 2.0)
     assert world[2].stamp_ns - world[1].stamp_ns == pytest.approx(1e9 / 30, abs=2)
+    whole = (folder / "frame-000002.depth.png").read_bytes()
+    (folder / "frame-000002.depth.png").write_bytes(whole[:200])
+    with pytest.raises(UserError, match="damaged or half downloaded"):
+        main(["7scenes", str(folder), str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
     (folder / "frame-000002.depth.png").unlink()
     with pytest.raises(UserError, match=r"frame-000002\.depth\.png is missing"):
         main(["7scenes", str(folder), str(tmp_path / "other")])
