@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 if not (ROOT / "benchmarks").is_dir():
     pytest.skip("the benchmarks are not part of an installation", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import latency, rows, throughput  # noqa: E402
+from benchmarks import latency, roofline, rows, throughput  # noqa: E402
 from mila_ros.models.config import ModelConfig  # noqa: E402
 from mila_ros.models.mila import Mila  # noqa: E402
 from mila_ros.runtime.engine import Engine  # noqa: E402
@@ -75,6 +76,34 @@ def test_a_turn_of_every_method():
     for stage in ("upload", "slow", "fast", "ila", "heads", "download"):
         assert by[stage, "", "p50"] >= 0
     assert by["attention against RAFT-small", "96x64 picture", "ratio"] > 0
+
+
+def test_bytes_are_counted_where_something_is_computed_and_not_where_it_is_looked_at():
+    x, y = torch.zeros(8, 4), torch.zeros(8, 4)
+    with roofline.Traffic() as counted:
+        _ = x.reshape(4, 8).t()[1:]
+    assert counted.bytes == 0
+    with roofline.Traffic() as counted:
+        _ = x + y
+    assert counted.bytes == 3 * 32 * 4
+    with roofline.Traffic() as counted:
+        x.add_(y)
+    assert counted.bytes == 3 * 32 * 4
+
+
+def test_roofline_of_every_part():
+    config = replace(ModelConfig.tiny(), working_pixels=64 * 96)
+    engine = Engine(Mila(config), device="cpu", precision="fp32", threads=1, slow_threads=1)
+    frames = [(np.full((64, 96, 3), 90, np.uint8), 80.0)] * 10
+    found = roofline.rows_of(engine, frames, 10, lambda: None)
+    by = {(row["method"], row["metric"]): row["value"] for row in found}
+    assert by["products of matrices", "rate"] > 0.1 and by["copying memory", "rate"] > 0.1
+    for part in roofline.PARTS:
+        larger = max(by[part, "limit by arithmetic"], by[part, "limit by memory"])
+        assert by[part, "time against the larger limit"] == pytest.approx(by[part, "p50"] / larger)
+        assert by[part, "moved"] > 0
+    small, large = (roofline.traffic(engine.model, 64 * scale, 96 * scale)["fast"] for scale in (1, 2))
+    assert small < large < 4 * small, "weights do not grow with the picture"
 
 
 def test_rivals_answer_what_they_are_asked():
