@@ -101,10 +101,6 @@ def limits(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
 
 def rows_of(engine: Engine, frames: Frames, count: int, tell: Callable[[], object]) -> list[Row]:
     """Limits and parts, of `count` frames."""
-    shared = torch.get_num_threads()
-    torch.set_num_threads(machine.cores())
-    flops_limit, bytes_limit = limits(engine.device, next(engine.model.parameters()).dtype)
-    torch.set_num_threads(shared)
     size = (frames[0][0].shape[0], frames[0][0].shape[1])
     seen = engine.seen_size(*size)
     cost, moved = engine.flops(seen, engine.tasks), traffic(engine.model, *seen)
@@ -121,6 +117,9 @@ def rows_of(engine: Engine, frames: Frames, count: int, tell: Callable[[], objec
             stages = {part: list(values) for part, values in method.measured.stages.items()}
         finally:
             method.close()
+    # Afterwards: threads that PyTorch keeps for it would take cores from the networks' own.
+    torch.set_num_threads(machine.cores())
+    flops_limit, bytes_limit = limits(engine.device, next(engine.model.parameters()).dtype)
 
     def row(question: str, name: str, metric: str, value: float, unit: str) -> Row:
         return Row(question=question, method=name, setting="", metric=metric, value=value, unit=unit)
