@@ -274,7 +274,8 @@ class Perception(LifecycleNode):
                 self.get_logger().info(f"camera {camera}: {change}")
             silence = source.pictures.silence() if since is None or since > settings.stale_after else ""
             keyframe = pipeline.keyframe_state(camera, now, source.received)
-            if overdue := source.overdue(silence, now, settings.stale_after):
+            complaint = "" if source.pictures.turning else silence
+            if overdue := source.overdue(complaint, now, settings.stale_after):
                 self._complain(camera, f"no frame comes: {overdue}")
             reports[camera] = CameraReport(
                 image_topic=source.pictures.topic,

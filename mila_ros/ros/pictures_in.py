@@ -81,6 +81,11 @@ class PicturesIn:
         self._compressed = compressed
         return f"listens to {topic} now, as {_TYPE_OF[_NAMES[compressed]]}: that is published"
 
+    @property
+    def turning(self) -> bool:
+        """Whether another topic will be listened to in a moment."""
+        return self._better() is not None
+
     def silence(self) -> str:
         """Why no frame may be coming, as far as the graph of nodes tells."""
         topic = self.topic
