@@ -24,7 +24,7 @@ from mila_ros.camera_info import is_rectified
 from mila_ros.errors import UserError
 from mila_ros.images import MAX_PIXELS
 from mila_ros.models.config import TASKS
-from mila_ros.ros.settings import COMPRESSED, CameraSettings, Settings
+from mila_ros.ros.settings import COMPRESSED_SUFFIX, CameraSettings, Settings
 from mila_ros.runtime.devices import BACKENDS, PRECISIONS
 from mila_ros.runtime.pipeline import MODES
 from mila_ros.runtime.scene import FALL
@@ -286,7 +286,7 @@ class Parameters:
         topics = [
             self._node.resolve_topic_name(camera.image_topic) for camera in self.settings.cameras if camera.follows
         ]
-        others = tuple(f"qos_overrides.{topic}{COMPRESSED}.subscription." for topic in topics)
+        others = tuple(f"qos_overrides.{topic}{COMPRESSED_SUFFIX}.subscription." for topic in topics)
         said = []
         for name in sorted(self._overrides()):
             if self._node.has_parameter(name):  # of QoS overrides those that a topic of the node has
@@ -316,7 +316,7 @@ class Parameters:
     def _read_camera(self, name: str) -> CameraSettings:
         image_topic, info_topic = self._value(f"{name}.image_topic"), self._value(f"{name}.camera_info_topic")
         transport, matrix = self._value(f"{name}.transport"), self._value(f"{name}.camera_matrix")
-        base = image_topic.removesuffix(COMPRESSED)
+        base = image_topic.removesuffix(COMPRESSED_SUFFIX)
         compressed = transport == "compressed" or (transport == "auto" and base != image_topic)
         if not info_topic:
             info_topic = f"{base.rpartition('/')[0]}/camera_info" if "/" in base else "camera_info"
@@ -329,7 +329,7 @@ class Parameters:
                 raise UserError(f'parameter {name}.{key} is "{topic}": {reason}') from error
         return CameraSettings(
             name=name,
-            image_topic=base + COMPRESSED if compressed else image_topic,
+            image_topic=base + COMPRESSED_SUFFIX if compressed else image_topic,
             info_topic=info_topic,
             compressed=compressed,
             follows=transport == "auto" and not compressed,

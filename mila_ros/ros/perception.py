@@ -272,9 +272,10 @@ class Perception(LifecycleNode):
             more = seen.counts.since(before)
             if change := source.follow():
                 self.get_logger().info(f"camera {camera}: {change}")
-            silence = source.pictures.silence() if since is None or since > settings.stale_after else ""
+            silent = since is None or since > settings.stale_after
+            silence = source.pictures.silence() if silent else ""
             keyframe = pipeline.keyframe_state(camera, now, source.received)
-            complaint = "" if source.pictures.turning else silence
+            complaint = "" if silent and source.pictures.turning else silence
             if overdue := source.overdue(complaint, now, settings.stale_after):
                 self._complain(camera, f"no frame comes: {overdue}")
             reports[camera] = CameraReport(

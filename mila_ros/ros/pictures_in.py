@@ -12,7 +12,9 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from mila_ros.ros.settings import COMPRESSED, CameraSettings
+from mila_ros.ros.settings import COMPRESSED_SUFFIX, CameraSettings
+from mila_ros.worlds.bag_topics import COMPRESSED as COMPRESSED_IMAGE
+from mila_ros.worlds.bag_topics import IMAGE, IMAGE_TYPES
 
 # Best effort matches publishers of both kinds; a reliable subscription would not match a best-effort camera. Five, not
 # one: what the middleware replaces while the executor is busy is lost uncounted; here the newest wins all the same.
@@ -23,9 +25,8 @@ INPUT_QOS = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 
-_KINDS = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
-_TYPE_OF = {kind: name for name, kind in _KINDS.items()}
-_NAMES = ("raw", "compressed")
+_CLASSES = {IMAGE: Image, COMPRESSED_IMAGE: CompressedImage}
+_TRANSPORTS = {IMAGE: "raw", COMPRESSED_IMAGE: "compressed"}
 _SUGGESTED = 4
 """Topics named to somebody who waits for one that nobody publishes."""
 _LOOKS = 2
@@ -49,11 +50,11 @@ class PicturesIn:
         self._looks = 0
         # As it is after remapping, so that the compressed pictures are looked for beside it.
         raw = node.resolve_topic_name(settings.image_topic)
-        beside = node.resolve_topic_name(raw + COMPRESSED)
+        beside = node.resolve_topic_name(raw + COMPRESSED_SUFFIX)
         # The better one first. Some publish compressed pictures without the suffix.
-        self._others = [(raw, False), (beside, True), (raw, True)] if settings.follows else []
-        self._compressed = settings.compressed
-        self._subscription = self._subscribe(settings.image_topic, self._compressed)
+        self._others = [(raw, IMAGE), (beside, COMPRESSED_IMAGE), (raw, COMPRESSED_IMAGE)] if settings.follows else []
+        self._type = COMPRESSED_IMAGE if settings.compressed else IMAGE
+        self._subscription = self._subscribe(settings.image_topic, self._type)
 
     @property
     def topic(self) -> str:
@@ -71,15 +72,15 @@ class PicturesIn:
         if better is None or self._looks < _LOOKS:
             return ""
         self._looks = 0
-        before, (topic, compressed) = self._subscription, better
+        before, (topic, kind) = self._subscription, better
         try:
-            self._subscription = self._subscribe(topic, compressed)
+            self._subscription = self._subscribe(topic, kind)
         except Exception as error:  # such as a QoS override that means nothing; what there was goes on
             self._others = []
             return f"goes on with {before.topic_name}, since {topic} cannot be listened to: {error}"
         self._node.destroy_subscription(before)
-        self._compressed = compressed
-        return f"listens to {topic} now, as {_TYPE_OF[_NAMES[compressed]]}: that is published"
+        self._type = kind
+        return f"listens to {topic} now, as {kind}: that is published"
 
     @property
     def turning(self) -> bool:
@@ -95,40 +96,38 @@ class PicturesIn:
         if not publishers:
             others = "".join(f" or {other}" for other in dict(self._others) if other != topic)
             return f"nobody publishes {topic}{others}{self._instead()}"
-        wanted = _TYPE_OF[_NAMES[self._compressed]]
         kinds = sorted({publisher.topic_type for publisher in publishers})
-        if wanted not in kinds:
-            way_out = {"raw": "raw", "compressed": "auto"}.get(_KINDS.get(kinds[0], "")) if len(kinds) == 1 else None
+        if self._type not in kinds:
+            way_out = {IMAGE: "raw", COMPRESSED_IMAGE: "auto"}.get(kinds[0]) if len(kinds) == 1 else None
             hint = f"; set {self._settings.name}.transport to {way_out}" if way_out else ""
-            return f"{topic} is published as {', '.join(kinds)}, not as {wanted}{hint}"
+            return f"{topic} is published as {', '.join(kinds)}, not as {self._type}{hint}"
         return f"{topic} has a publisher, but no frame arrives"
 
-    def _subscribe(self, topic: str, compressed: bool) -> Subscription:
+    def _subscribe(self, topic: str, kind: str) -> Subscription:
         return self._node.create_subscription(
-            CompressedImage if compressed else Image,
+            _CLASSES[kind],
             topic,
             self._take,
             copy.copy(INPUT_QOS),  # overrides are written into it
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
 
-    def _better(self) -> tuple[str, bool] | None:
-        """Topic and kind of what is published and better than what is listened to; None: nothing is."""
+    def _better(self) -> tuple[str, str] | None:
+        """Topic and type of what is published and better than what is listened to; None: nothing is."""
         found = next((other for other in self._others if self._publishes(*other)), None)
-        return None if found == (self.topic, self._compressed) else found
+        return None if found == (self.topic, self._type) else found
 
-    def _publishes(self, topic: str, compressed: bool) -> bool:
-        wanted = _TYPE_OF[_NAMES[compressed]]
-        return any(found.topic_type == wanted for found in self._node.get_publishers_info_by_topic(topic))
+    def _publishes(self, topic: str, kind: str) -> bool:
+        return any(found.topic_type == kind for found in self._node.get_publishers_info_by_topic(topic))
 
     def _instead(self) -> str:
         """What pictures there are instead, for who mistyped a topic or forgot the transport."""
         own = f"{self._node.get_fully_qualified_name()}/"
         depth = "/compressedDepth"  # of image_transport: of the same type, and no picture
         found = [
-            f"{topic} ({_KINDS[types[0]]})"
+            f"{topic} ({_TRANSPORTS[types[0]]})"
             for topic, types in sorted(self._node.get_topic_names_and_types())
-            if types[0] in _KINDS
+            if types[0] in IMAGE_TYPES
             and not topic.startswith(own)
             and not topic.endswith(depth)
             and self._node.count_publishers(topic)

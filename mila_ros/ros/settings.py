@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-COMPRESSED = "/compressed"
+COMPRESSED_SUFFIX = "/compressed"
 """What image_transport adds to the name of a topic whose pictures it compresses."""
 
 

@@ -22,6 +22,7 @@ from mila_ros.worlds.frames import IGNORE
 from mila_ros.worlds.labels import load_labels
 from mila_ros.worlds.leftovers import whole_or_nothing
 from mila_ros.worlds.nyuv2 import DEPTH_UNIT
+from mila_ros.worlds.rendered_bag import encoded
 
 FRAMES, SPLITS, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
 SPLIT_NAMES = {"train": "trainNdxs", "test": "testNdxs"}
@@ -130,4 +131,4 @@ def _write(source: Any, number: int, classes: npt.NDArray[np.uint8], out: Path) 
         (f"label40/{number:04d}.png", classes[labels], []),
     ]
     for name, pixels, options in pictures:
-        (out / name).write_bytes(cv2.imencode(name[-4:], np.ascontiguousarray(pixels), options)[1].tobytes())
+        (out / name).write_bytes(encoded(name[-4:], pixels, options))

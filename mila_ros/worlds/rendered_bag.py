@@ -52,7 +52,7 @@ def write_frame(bag: BagWriter, frame: Frame, form: Form, truth: bool, before: F
         bag.write_message(COLOR, messages.image(frame.rgb, "rgb8", stamp, FRAME_ID), stamp)
     else:
         options = [cv2.IMWRITE_JPEG_QUALITY, form.quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-        data = _encoded(".jpg", frame.rgb[..., ::-1], options)
+        data = encoded(".jpg", frame.rgb[..., ::-1], options)
         message = messages.compressed_image(data, "rgb8; jpeg compressed bgr8", stamp, FRAME_ID)
         bag.write_message(f"{COLOR}/compressed", message, stamp)
     bag.write_message(CAMERA_INFO, messages.camera_info(frame.intrinsics, stamp, FRAME_ID), stamp)
@@ -74,7 +74,7 @@ def _write_truth(bag: BagWriter, frame: Frame, form: Form) -> None:
     if frame.labels is not None and form.raw:
         bag.write_message(LABELS, messages.image(frame.labels, "mono8", stamp, FRAME_ID), stamp)
     elif frame.labels is not None:
-        data = _encoded(".png", frame.labels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        data = encoded(".png", frame.labels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
         message = messages.compressed_image(data, "mono8; png compressed mono8", stamp, FRAME_ID)
         bag.write_message(f"{LABELS}/compressed", message, stamp)
     if frame.normals is not None and form.normals:
@@ -86,12 +86,13 @@ def write_millimetres(
 ) -> None:
     """Writes depth (H, W), 0 unknown, as image_transport's compressedDepth under `topic`."""
     # The header is its ConfigHeader: format 0 and two numbers that only 32FC1 needs.
-    data = struct.pack("<iff", 0, 0.0, 0.0) + _encoded(".png", millimetres, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    data = struct.pack("<iff", 0, 0.0, 0.0) + encoded(".png", millimetres, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     message = bag.messages.compressed_image(data, "16UC1; compressedDepth png", stamp, frame_id)
     bag.write_message(f"{topic}/compressedDepth", message, stamp)
 
 
-def _encoded(kind: str, pixels: npt.NDArray[np.generic], options: list[int]) -> bytes:
+def encoded(kind: str, pixels: npt.NDArray[np.generic], options: list[int]) -> bytes:
+    """A picture as a file of this kind (".png", ".jpg"), with OpenCV's options; colours as BGR."""
     return bytes(cv2.imencode(kind, np.ascontiguousarray(pixels), options)[1].tobytes())
 
 
