@@ -34,6 +34,7 @@ class _Decoded:
     frame: Frame
     rgb: npt.NDArray[np.uint8]
     picture: Picture
+    decode_ms: float
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,12 @@ class Frames:
                 with self._guarded(camera):
                     begin = time.perf_counter()
                     rgb = decode_color(frame.message)
-                    self._pipeline.meter.time("decode", (time.perf_counter() - begin) * 1e3)
+                    decode_ms = (time.perf_counter() - begin) * 1e3
+                    self._pipeline.meter.time("decode", decode_ms)
                     for remark in remarks(frame.message):
                         self._say(camera, remark)
                     picture = self._pipeline.engine.upload(rgb)
-                    if self._decoded.put(camera, _Decoded(frame, rgb, picture)) is not None:
+                    if self._decoded.put(camera, _Decoded(frame, rgb, picture, decode_ms)) is not None:
                         self._pipeline.meter.count(camera, "dropped")
 
     def _look(self) -> None:
@@ -298,22 +300,25 @@ class Frames:
     def _publish(self, camera: str, waiting: _Decoded, calibration: Calibration, answer: Answer) -> None:
         settings, meter = self._settings(), self._pipeline.meter
         self.noted[camera].output_size = answer.size
+        header, outputs = waiting.frame.message.header, self._outputs[camera]
         begin = time.perf_counter()
-        published = self._outputs[camera].publish(
-            waiting.frame.message.header,
+        published = outputs.publish(
+            header,
             answer,
             waiting.rgb,
             calibration.info,
             settings.camera(camera).rectified,
             settings,
         )
-        meter.time("publish", (time.perf_counter() - begin) * 1e3)
+        publish_ms = (time.perf_counter() - begin) * 1e3
+        meter.time("publish", publish_ms)
         if not published:  # whoever wanted it has left, or wanted only a calibration that is not known
             meter.count(camera, "idle")
             return
         total = (time.monotonic() - waiting.frame.arrived) * 1e3
         meter.time("total", total)
         meter.answered(camera, total, late=total > settings.deadline)
+        outputs.inform(header, answer, {"decode": waiting.decode_ms, "publish": publish_ms}, total)
 
     def _calibrate(self, camera: str, size: tuple[int, int]) -> Calibration:
         """The camera's calibration for frames of this size, worked out anew only when something changed."""

@@ -11,17 +11,22 @@ import contextlib
 import json
 import logging
 import queue
+import shutil
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from mila_ros.errors import UserError
 from mila_ros.ros.pacing import header_stamp
@@ -34,6 +39,8 @@ TASKS = ("segmentation", "depth", "normals")
 _LOG = logging.getLogger(__name__)
 # Serialised messages that wait for the disk; further ones are not stored, but their arrival is still noted.
 _QUEUE = 128
+_DIAGNOSTICS = "/diagnostics"
+_LABEL_INFO = "segmentation/label_info"  # there where vision_msgs is installed
 
 
 class Storage:
@@ -108,9 +115,13 @@ class Recorder(Node):
         self.budgets = 0
         self.last_arrival: float | None = None
         """time.monotonic() of the newest output; None before the first."""
+        self.taken = 0
+        """Messages of any topic but the node's reports on itself."""
         self.ready = False
         """Whether every output has had a publisher for half a second: what is published from now on arrives here."""
         self._complete = False
+        self._perception = perception
+        self._reported: bytes | None = None
         self._order: dict[str, dict[int, int]] = {}
         # Topic -> whose stamps it shares. Their types and QoS are learnt from the graph once somebody publishes them.
         self._wanted = {topic: cameras[0] if len(cameras) == 1 else topic for topic in extra}
@@ -121,11 +132,12 @@ class Recorder(Node):
                 self._listen(f"{base}/camera_info", CAMERA_INFO, camera)
                 if view:
                     self._listen(f"{base}/view", IMAGE, camera)
-            self._wanted[f"{perception}/{camera}/segmentation/label_info"] = camera
+            self._listen(f"{perception}/{camera}/answer_info", "mila_ros/msg/AnswerInfo")
+            self._wanted[f"{perception}/{camera}/{_LABEL_INFO}"] = camera
         self._output_topics = [f"{perception}/{camera}/{output}" for camera in cameras for output in self.outputs]
         self._budget = f"{perception}/budget"
         self._listen(self._budget, "mila_ros/msg/ComputeBudget")
-        self._listen("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+        self._listen(_DIAGNOSTICS, "diagnostic_msgs/msg/DiagnosticArray")
         self.create_timer(0.5, self._look_around)
 
     def _listen(
@@ -146,6 +158,9 @@ class Recorder(Node):
 
         def arrive(data: bytes) -> None:
             now = time.monotonic_ns()
+            if topic == _DIAGNOSTICS:
+                self._reported = data
+            self.taken += topic not in (self._budget, _DIAGNOSTICS)
             if order is None:
                 self.budgets += topic == self._budget
                 put(topic, msgtype, data)
@@ -183,6 +198,19 @@ class Recorder(Node):
             except UserError as error:
                 _LOG.warning("%s", error)
 
+    @property
+    def missing(self) -> list[str]:
+        """Topics that were asked for, and that nobody has published."""
+        return [topic for topic in self._wanted if not topic.endswith(_LABEL_INFO)]
+
+    def complaints(self) -> list[str]:
+        """What the perception node last said about itself, where that is not that all is well."""
+        if self._reported is None:
+            return []
+        array = deserialize_message(self._reported, DiagnosticArray)
+        own = [status for status in array.status if status.name.startswith(self._perception.lstrip("/") + ":")]
+        return [f"{s.name}: {s.message}" for s in own if s.level != DiagnosticStatus.OK or s.message.startswith("not ")]
+
     def as_dict(self) -> dict[str, Any]:
         """The arrivals, as they are written to arrivals.json."""
         return {
@@ -217,23 +245,29 @@ def _parser() -> argparse.ArgumentParser:
     add("--topic", nargs="+", default=[], metavar="TOPIC", help="further topics to store, of any installed type")
     add("--every", type=int, default=1, metavar="N", help="store the pictures of each N-th frame only (default 1)")
     add("--compress", action="store_true", help="zstd: half the size for several times the work")
-    add("--duration", type=float, metavar="S", help="stop after S seconds")
+    add("--duration", type=float, metavar="S", help="stop S seconds after the first output")
+    add("--wait", type=float, default=120.0, metavar="S", help="give up where none came for S seconds (default 120)")
     add("--until-idle", type=float, metavar="S", help="stop when no output came for S seconds, after the first one")
     return parser
 
 
-def _spin(node: Recorder, stopped: threading.Event, duration: float | None, until_idle: float | None) -> None:
+def _spin(node: Recorder, stopped: threading.Event, options: argparse.Namespace) -> None:
     """Takes messages until interrupted, or until one of the limits (seconds) is reached."""
+    first: float | None = None
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     begin = time.monotonic()
     try:
         while not stopped.is_set():
             executor.spin_once(timeout_sec=0.1)
-            now = time.monotonic()
-            if duration is not None and now - begin > duration:
-                break
-            if until_idle is not None and node.last_arrival is not None and now - node.last_arrival > until_idle:
+            now, newest = time.monotonic(), node.last_arrival
+            first = newest if first is None else first
+            if first is None or newest is None:
+                done = now - begin > options.wait
+            else:
+                enough = options.duration is not None and now - first > options.duration
+                done = enough or (options.until_idle is not None and now - newest > options.until_idle)
+            if done:
                 break
     finally:
         executor.shutdown()
@@ -245,6 +279,14 @@ def main(argv: list[str]) -> int:
     options = _parser().parse_args(remove_ros_args(argv))
     if options.every < 1:
         raise UserError(f"--every {options.every}: at least 1")
+    perception = "/" + options.node.strip("/")
+    extra = [topic if topic.startswith("/") else f"/{topic}" for topic in options.topic]
+    for topic in (*(f"{perception}/{camera}" for camera in options.cameras), *extra):
+        try:
+            validate_full_topic_name(topic)
+        except InvalidTopicNameException as error:
+            why = str(error).splitlines()[0].removeprefix("Invalid topic name: ")
+            raise UserError(f'"{topic}" cannot be the name of a topic: {why}') from None
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -257,33 +299,38 @@ def main(argv: list[str]) -> int:
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown)
         stack.enter_context(interruptible(stopped))
-        perception = "/" + options.node.strip("/")
         node = Recorder(
             storage,
             perception,
             options.cameras,
             tasks=options.tasks,
-            extra=options.topic,
+            extra=extra,
             every=options.every,
             view=options.view,
         )
         stack.callback(node.destroy_node)
         print(f"recording {perception} ({', '.join(options.cameras)}) into {options.out}", flush=True)
         without_long_pauses()
-        _spin(node, stopped, options.duration, options.until_idle)
+        _spin(node, stopped, options)
     _write_arrivals(options.out / "arrivals.json", perception, node, storage, begin)
     for camera, arrivals in node.arrivals.items():
         counts = ", ".join(f"{name} {sum(name in a for a in arrivals.values())}" for name in node.outputs)
         print(f"{camera}: {len(arrivals)} frames answered ({counts})")
-    print(f"{storage.count} messages in {options.out / 'outputs'}", flush=True)
+    if node.missing:
+        _LOG.warning("not recorded, since nobody published them: %s", ", ".join(node.missing))
+    if not node.taken:  # it would be in the way of the next attempt
+        shutil.rmtree(options.out / "outputs", ignore_errors=True)
+        print("nothing was recorded", flush=True)
+    else:
+        print(f"{storage.count} messages in {options.out / 'outputs'}", flush=True)
     if storage.error:
         raise UserError(f"the recording is not complete: {storage.error}")
     if storage.lost:
         _LOG.warning("%d messages were not stored: the disk is too slow; --every stores fewer", storage.lost)
     if node.last_arrival is None and not stopped.is_set():
-        raise UserError(
-            f"no output of {perception} arrived: is it running and active, with these cameras, in this ROS_DOMAIN_ID?"
-        )
+        complaints = "; ".join(node.complaints())
+        asked = "is it running and active, with these cameras, in this ROS_DOMAIN_ID?"
+        raise UserError(f"no output of {perception} arrived: {complaints or asked}")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from std_msgs.msg import Header, String
 
 from mila_ros.camera_info import intrinsics
 from mila_ros.images import image_fields
+from mila_ros.msg import AnswerInfo
+from mila_ros.ros.answer_info import answer_info
 from mila_ros.ros.cameras_in import scaled_info
 from mila_ros.ros.points_out import point_cloud
 from mila_ros.ros.settings import Settings
@@ -75,6 +77,7 @@ class CameraOutputs:
         self._info = {task: self._publisher(CameraInfo, f"{base}/{task}/camera_info") for task in tasks}
         self._view = {task: self._publisher(Image, f"{base}/{task}/view") for task in tasks}
         self._points = self._publisher(PointCloud2, f"{base}/points") if "depth" in tasks else None
+        self._answer_info = self._publisher(AnswerInfo, f"{base}/answer_info")
         self._confidence: LifecyclePublisher | None = None
         self._latched: list[tuple[LifecyclePublisher, Any]] = []
         if "segmentation" in tasks:
@@ -187,6 +190,11 @@ class CameraOutputs:
             self._points.publish(point_cloud(header, answer, camera, settings.points_stride))
             sent += 1
         return sent
+
+    def inform(self, header: Header, answer: Answer, around: Mapping[str, float], latency_ms: float) -> None:
+        """Say how a frame was answered that has been published, to those who subscribe (`answer_info`)."""
+        if _heard(self._answer_info):
+            self._answer_info.publish(answer_info(header, answer, around, latency_ms))
 
     def _render(self, task: str, pixels: npt.NDArray[Any], rgb: Rgb, settings: Settings) -> Rgb:
         if task == "segmentation":

@@ -12,7 +12,7 @@ from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.memory import Keyframe, KeyframeSlot
 from mila_ros.runtime.meter import Meter
-from mila_ros.runtime.passing import Picture
+from mila_ros.runtime.passing import Ask, Picture
 from mila_ros.runtime.scene import SceneWatch
 from mila_ros.runtime.scheduler import KeyframeScheduler, Reason
 from mila_ros.runtime.shortage import Shortage, out_of_memory, tried_twice
@@ -78,6 +78,7 @@ class _Job:
     epoch: int
     size: tuple[int, int]
     tasks: tuple[str, ...]
+    stamp_ns: int | None = None
 
 
 class Keyframes:
@@ -124,40 +125,42 @@ class Keyframes:
         self._jobs.close()
         self._thread.join()
 
-    def ask(
-        self, camera: str, picture: Picture, reason: Reason, arrived: float, frame: int, tasks: tuple[str, ...]
-    ) -> None:
-        """Have a keyframe made beside the frames, unless one of this camera waits or runs already."""
-        state = self.of[camera]
+    def ask(self, ask: Ask, picture: Picture, reason: Reason) -> None:
+        """Have a keyframe made of a frame beside the frames, unless one of its camera waits or runs already.
+
+        picture: what was uploaded of it.
+        """
+        state = self.of[ask.camera]
         if state.busy:
             return
         state.busy = True
-        state.scheduler.started(arrived)
+        state.scheduler.started(ask.arrived)
         self._meter.keyframe_reason(reason.value)
-        self._jobs.put(camera, _Job(picture, frame, arrived, state.slot.epoch, picture.size, tasks))
+        job = _Job(picture, ask.frame, ask.arrived, state.slot.epoch, picture.size, ask.tasks, ask.stamp_ns)
+        self._jobs.put(ask.camera, job)
 
     def wait(self, camera: str, seconds: float) -> None:
         """Until no keyframe of this camera waits or runs, or for so long."""
         with self._done:
             self._done.wait_for(lambda: not self.of[camera].busy, seconds)
 
-    def make(self, camera: str, picture: Picture, reason: Reason, arrived: float, frame: int) -> Memory | None:
+    def make(self, ask: Ask, picture: Picture, reason: Reason) -> Keyframe[Memory] | None:
         """Make one now, with the threads of both networks; None: the device has no memory for it."""
-        state = self.of[camera]
-        state.scheduler.started(arrived)
+        state = self.of[ask.camera]
+        state.scheduler.started(ask.arrived)
         self._meter.keyframe_reason(reason.value)
-        before = state.fresh(arrived, state.slot.get(), picture.size)
+        before = state.fresh(ask.arrived, state.slot.get(), picture.size)
         try:
             memory, slow_ms = tried_twice(lambda: self._engine.keyframe(picture, before, alone=True))
         except Exception as error:
             if not out_of_memory(error):
                 raise
-            self._failed(camera, error)
+            self._failed(ask.camera, error)
             return None
         self._meter.time("slow", slow_ms)
-        self._finished(camera, picture.size, memory, frame, arrived, state.slot.epoch)
         state.problem = None
-        return memory
+        job = _Job(picture, ask.frame, ask.arrived, state.slot.epoch, picture.size, ask.tasks, ask.stamp_ns)
+        return self._finished(ask.camera, job, memory)
 
     def count(self, camera: str, size: tuple[int, int], tasks: tuple[str, ...], arrived: float) -> None:
         """Have the arithmetic of such frames counted once. After a frame's own keyframe: counting may wait, frames
@@ -181,14 +184,14 @@ class Keyframes:
                     state.problem = f"no memory is left for frames: no keyframe is tried for {wait:.0f} s"
             raise
 
-    def _finished(
-        self, camera: str, size: tuple[int, int], memory: Memory, frame: int, captured: float, epoch: int
-    ) -> None:
-        self._meter.ran("slow", size, self._engine.tasks)
+    def _finished(self, camera: str, job: _Job, memory: Memory) -> Keyframe[Memory] | None:
+        self._meter.ran("slow", job.size, self._engine.tasks)
         state = self.of[camera]
         state.shortage.over()
-        if state.slot.put(memory, frame, captured, size, epoch) is not None:
+        made = state.slot.put(memory, job.frame, job.captured, job.size, job.epoch, job.stamp_ns)
+        if made is not None:
             self._meter.keyframe(camera, self._clock())
+        return made
 
     def _loop(self) -> None:
         try:
@@ -240,4 +243,4 @@ class Keyframes:
         before = state.fresh(job.captured, state.slot.get(), job.size)
         memory, slow_ms = self._engine.keyframe(job.picture, before)
         self._meter.time("slow", slow_ms)
-        self._finished(camera, job.size, memory, job.frame, job.captured, job.epoch)
+        self._finished(camera, job, memory)

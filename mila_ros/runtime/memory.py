@@ -18,6 +18,7 @@ class Keyframe(Generic[M]):
     frame: int  # the camera's running frame number of the picture
     captured: float  # steady seconds at which the picture arrived
     size: tuple[int, int]  # height, width of the picture as the networks saw it
+    stamp_ns: int | None = None  # of the picture's header
 
 
 class KeyframeSlot(Generic[M]):
@@ -46,13 +47,21 @@ class KeyframeSlot(Generic[M]):
         """The keyframe that answers now."""
         return self._keyframe
 
-    def put(self, memory: M, frame: int, captured: float, size: tuple[int, int], epoch: int) -> Keyframe[M] | None:
+    def put(
+        self,
+        memory: M,
+        frame: int,
+        captured: float,
+        size: tuple[int, int],
+        epoch: int,
+        stamp_ns: int | None = None,
+    ) -> Keyframe[M] | None:
         """Swap in a finished keyframe; None when it was begun before the last `forget`."""
         with self._lock:
             if epoch != self._epoch:
                 return None
             self._finished += 1
-            self._keyframe = Keyframe(memory, self._finished, frame, captured, size)
+            self._keyframe = Keyframe(memory, self._finished, frame, captured, size, stamp_ns)
             return self._keyframe
 
     def forget(self) -> None:

@@ -70,6 +70,27 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a frame is answered from."""
+
+    keyframe: int | None = None
+    """Number of the keyframe; None: there is none, the fast network answers alone."""
+    slow: bool = False
+    """The frame is that keyframe itself: the slow network saw it, nothing was looked up."""
+    age: float = 0.0
+    """Seconds between the arrivals of the keyframe's picture and of the frame."""
+    distance: int = 0
+    """The same in frames of the camera."""
+    stamp_ns: int | None = None
+    """Of the keyframe's picture."""
+
+    @property
+    def looked_up(self) -> int | None:
+        """Number of the keyframe that attention looked into; None: it did not."""
+        return None if self.slow else self.keyframe
+
+
+@dataclass(frozen=True)
 class Seen:
     """A frame that was looked at, and what is to be told of it."""
 
@@ -80,8 +101,7 @@ class Seen:
     confidence: bool
     broken: str | None
     """Why the frame does not continue the one before it (the keyframe was forgotten), in words."""
-    keyframe: int | None
-    """Number of the keyframe that was looked up; None: none was."""
+    origin: Origin
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,7 @@ class Answer:
     size: tuple[int, int]
     milliseconds: dict[str, float]  # by stage
     match: float | None = None  # how alike frame and keyframe look, at most 1 (propagation.py); None: not known
+    origin: Origin | None = None  # set by the pipeline
 
     @classmethod
     def of(

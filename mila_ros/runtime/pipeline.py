@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mila_ros.models.mila import Memory
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.keyframes import Keyframes, KeyframeState
+from mila_ros.runtime.memory import Keyframe
 from mila_ros.runtime.meter import Meter
-from mila_ros.runtime.passing import Answer, Ask, Picture, Seen, Told
+from mila_ros.runtime.passing import Answer, Ask, Origin, Picture, Seen, Told
 from mila_ros.runtime.shortage import out_of_memory, tried_twice, without_frames
 from mila_ros.runtime.together import BatchSizes, shape_of
 
@@ -37,10 +38,9 @@ class _Begun:
     ask: Ask
     picture: Picture
     memory: Memory | None
-    """What it is answered from: a keyframe, or (`recalled`) the slow network's look at the frame itself."""
-    recalled: bool
+    """What it is answered from: a keyframe, or (`origin.slow`) the slow network's look at the frame itself."""
     broken: str | None
-    keyframe: int | None
+    origin: Origin
 
 
 class Pipeline:
@@ -188,21 +188,21 @@ class Pipeline:
 
     def _look(self, begun: _Begun) -> Seen:
         ask, picture, memory = begun.ask, begun.picture, begun.memory
-        if begun.recalled and memory is not None:
+        if begun.origin.slow and memory is not None:
             looked = self.engine.recall(picture, memory)
         else:
             with self._keyframes.enough(ask.camera):
                 looked = tried_twice(lambda: self.engine.look(picture, memory, ask.tasks, match=self.fall > 0))
             self._ran(begun)
-        return Seen(ask.camera, looked, ask.tasks, ask.focal, ask.confidence, begun.broken, begun.keyframe)
+        return Seen(ask.camera, looked, ask.tasks, ask.focal, ask.confidence, begun.broken, begun.origin)
 
     def tell(self, seen: Seen) -> Answer:
         """The second half."""
         looked, tasks = seen.looked, seen.tasks
         with self._keyframes.enough(seen.camera):
             answer = tried_twice(lambda: self.engine.tell(looked, tasks, seen.focal, seen.confidence))
-        self._told(seen.camera, answer, seen.keyframe, looked.picture.size, tasks, looked.features.slow)
-        return answer
+        self._told(seen.camera, answer, seen.origin, looked.picture.size, tasks)
+        return replace(answer, origin=seen.origin)
 
     def answer_together(self, asks: Sequence[Ask]) -> Iterator[Told]:
         """Answer frames of several cameras, each at most once: those that are alike go through the networks at once.
@@ -217,7 +217,7 @@ class Pipeline:
             except Exception as failure:
                 yield Told(ask, error=without_frames(failure))
                 continue
-            if begun.recalled:
+            if begun.origin.slow:
                 yield from self._batch([begun])
                 continue
             picture = begun.picture
@@ -266,8 +266,8 @@ class Pipeline:
         self._sizes.fitted(len(group))
         for begun, answer in zip(group, answers, strict=True):
             self._ran(begun)
-            self._told(begun.ask.camera, answer, begun.keyframe, begun.picture.size, first.tasks, False)
-        return answers
+            self._told(begun.ask.camera, answer, begun.origin, begun.picture.size, first.tasks)
+        return [replace(answer, origin=begun.origin) for begun, answer in zip(group, answers, strict=True)]
 
     def _begin(self, ask: Ask) -> _Begun:
         """What stands between frames, and the keyframe that this one is answered from."""
@@ -281,42 +281,40 @@ class Pipeline:
             keyframe = None
         begins = why is not None or arrived - last.arrived > state.scheduler.max_age or last.size is None
         last.size, last.stamp_ns, last.arrived = picture.original, ask.stamp_ns, arrived
-        reason, memory, number = state.due(arrived, keyframe), None, None
+        reason = state.due(arrived, keyframe)
         if reason is not None and self._mode == "synchronous":
-            memory = self._keyframes.make(camera, picture, reason, arrived, ask.frame)
-        recalled = memory is not None
-        if not recalled:
-            if reason is not None and self._mode == "asynchronous":
-                self._keyframes.ask(camera, picture, reason, arrived, ask.frame, ask.tasks)
-                if begins:
-                    self._keyframes.wait(camera, _LONGEST_WAIT)
-                    keyframe = state.slot.get()
-            memory = state.fresh(arrived, keyframe, picture.size)
-            number = keyframe.number if keyframe is not None and memory is not None else None
-            if memory is None:
-                self.meter.count(camera, "alone")
-        return _Begun(ask, picture, memory, recalled, why, number)
+            made = self._keyframes.make(ask, picture, reason)
+            if made is not None:
+                return _Begun(ask, picture, made.memory, why, _origin(made, ask, slow=True))
+        if reason is not None and self._mode == "asynchronous":
+            self._keyframes.ask(ask, picture, reason)
+            if begins:
+                self._keyframes.wait(camera, _LONGEST_WAIT)
+                keyframe = state.slot.get()
+        memory = state.fresh(arrived, keyframe, picture.size)
+        if keyframe is None or memory is None:
+            self.meter.count(camera, "alone")
+            return _Begun(ask, picture, None, why, Origin())
+        return _Begun(ask, picture, memory, why, _origin(keyframe, ask))
 
     def _ran(self, begun: _Begun) -> None:
         """The first half of the fast path has run."""
         self.meter.ran("fast", begun.picture.size, begun.ask.tasks)
-        if begun.keyframe is not None:
+        if begun.origin.looked_up is not None:
             self.meter.ran("ila", begun.picture.size, begun.ask.tasks)
         self._keyframes.count(begun.ask.camera, begun.picture.size, begun.ask.tasks, begun.ask.arrived)
 
-    def _told(
-        self,
-        camera: str,
-        answer: Answer,
-        keyframe: int | None,
-        size: tuple[int, int],
-        tasks: tuple[str, ...],
-        recalled: bool,
-    ) -> None:
+    def _told(self, camera: str, answer: Answer, origin: Origin, size: tuple[int, int], tasks: tuple[str, ...]) -> None:
         """The second half has run."""
+        keyframe = origin.looked_up
         if keyframe is not None:
             self._keyframes.of[camera].watch.seen(keyframe, answer.match, self.fall)
-        heads = "heads_slow" if recalled else "heads_alone" if keyframe is None else "heads"
+        heads = "heads_slow" if origin.slow else "heads_alone" if keyframe is None else "heads"
         self.meter.ran(heads, size, tasks)
         self.meter.ran("frame", size, tasks)
         self.meter.times(answer.milliseconds)
+
+
+def _origin(keyframe: Keyframe[Memory], ask: Ask, slow: bool = False) -> Origin:
+    age, distance = ask.arrived - keyframe.captured, ask.frame - keyframe.frame
+    return Origin(keyframe.number, slow, age, distance, keyframe.stamp_ns)

@@ -32,6 +32,7 @@ class Topics:
 
     def __init__(self) -> None:
         self.published: list[tuple[Any, Any]] = []
+        self.informed: list[tuple[Any, dict[str, float], float]] = []
         self.tasks: tuple[str, ...] = ("segmentation", "normals")
         self.points = False
 
@@ -47,6 +48,9 @@ class Topics:
     def publish(self, header: Any, answer: Any, *_: Any) -> int:
         self.published.append((header, answer))
         return 1
+
+    def inform(self, header: Any, answer: Any, around: dict[str, float], latency_ms: float) -> None:
+        self.informed.append((header, around, latency_ms))
 
 
 def message(second: int, encoding: str = "rgb8") -> Image:
@@ -109,6 +113,12 @@ def test_cameras_are_answered_together_each_with_its_own_header(made: SimpleName
     for topics in made.topics.values():
         for second, (header, answer) in enumerate(topics.published, 1):
             assert header.stamp.sec == second and set(answer.by_task()) == set(topics.tasks)
+        assert [header for header, _, _ in topics.informed] == [header for header, _ in topics.published]
+        _, around, latency = topics.informed[-1]
+        assert set(around) == {"decode", "publish"} and latency > sum(around.values())
+        answer = topics.published[-1][1]
+        assert answer.origin.keyframe == 1 and answer.origin.stamp_ns == 1_000_000_000
+        assert answer.origin.distance == second - 1
 
 
 @pytest.mark.parametrize("made", [300.0], indirect=True)

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
+from mila_ros.msg import AnswerInfo
 from rcl_interfaces.msg import ParameterType
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import String
@@ -202,6 +203,33 @@ def test_frames_are_answered_by_memory_and_the_budget_says_what_it_cost(running)
     assert process.log.count(f"camera rear: no frame comes: {missing}") == 1
     for task in ("segmentation", "normals"):
         peer.deaf(f"{OUT}/{task}/image")
+
+
+def test_each_answer_says_which_keyframe_it_is_from_and_what_took_the_time(peer):
+    infos = peer.listen(AnswerInfo, f"{OUT}/answer_info")
+    answers = peer.listen(Image, f"{OUT}/depth/image")
+    wait(lambda: peer.heard(f"{OUT}/answer_info") and peer.heard(f"{OUT}/depth/image"), "publishers")
+
+    def from_an_earlier_keyframe():
+        exchange(peer, frame(60 + len(infos)))
+        wait(lambda: infos, "an answer's info")
+        return infos[-1].keyframe_distance > 0
+
+    wait(from_an_earlier_keyframe, "an answer from an earlier frame's keyframe")
+    info = infos[-1]
+    assert stamp(info) in {stamp(answer) for answer in answers} and info.header.frame_id == "optical"
+    assert info.source == AnswerInfo.KEYFRAME and list(info.tasks) == ["depth"]
+    assert 0 < info.keyframe_age_s < 60 and info.keyframe_id >= 1
+    assert (info.keyframe_stamp.sec, info.keyframe_stamp.nanosec) < stamp(info)
+    took = dict(zip(info.stages, info.stage_ms, strict=True))
+    assert set(took) == {"decode", "upload", "fast", "ila", "heads", "download", "publish"}
+    assert info.latency_ms > 0.9 * sum(took.values()) > 0
+    peer.deaf(f"{OUT}/depth/image")
+    # By itself it has nothing computed: nobody wants an answer.
+    before = counters(peer).answered
+    peer.publish(IMAGE, frame(99))
+    assert counters(peer).answered == before
+    peer.deaf(f"{OUT}/answer_info")
 
 
 def test_points_lie_where_depth_and_calibration_say(peer):

@@ -18,6 +18,7 @@ import time
 import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from mila_ros.msg import ComputeBudget, StageTiming
 from rclpy.qos import QoSProfile
 from rosbags.highlevel import AnyReader
@@ -27,7 +28,7 @@ from mila_ros import images
 from mila_ros.errors import UserError
 from mila_ros.ros import recorder
 from mila_ros.ros.recorder import Storage
-from mila_ros.worlds.bag_storage import BagError, open_storage
+from mila_ros.worlds.bag_storage import open_storage
 
 START = 1_700_000_000_000_000_000
 PERIOD = 20_000_000
@@ -189,7 +190,7 @@ def test_further_topics_are_taken_with_their_publishers_qos(tmp_path, pretend):
     node = pretend()
     late = QoSProfile(depth=1, reliability=rclpy.qos.ReliabilityPolicy.BEST_EFFORT)
     extra = node.node.create_publisher(Image, "/extra", late)
-    recording = Recording(tmp_path / "out", "--topic", "/extra", "/nobody", "--duration", 6)
+    recording = Recording(tmp_path / "out", "--topic", "extra", "/nobody", "--duration", 6)
     recording.wait_ready()
     for i in range(60):
         message = Image(**images.image_fields(PIXELS["segmentation"], "mono8"))
@@ -200,17 +201,44 @@ def test_further_topics_are_taken_with_their_publishers_qos(tmp_path, pretend):
     status, _, error = recording.finish(signal.SIGTERM)
     assert status == 0, error
     assert len(stored(tmp_path / "out" / "outputs")["/extra"]) > 30
+    assert "not recorded, since nobody published them: /nobody\n" in error
+
+
+def test_the_duration_counts_from_the_first_output(tmp_path, pretend):
+    node = pretend()
+    recording = Recording(tmp_path / "out", "--duration", 0.5, "--wait", 60)
+    recording.wait_ready()
+    time.sleep(1.0)
+    begin = time.monotonic()
+    node.answer("front", 0)
+    status, said, error = recording.finish()
+    assert status == 0, error
+    assert time.monotonic() - begin > 0.5 and "front: 1 frames answered" in said
 
 
 def test_nothing_arrives(tmp_path):
-    status, _, error = Recording(tmp_path / "out", "--duration", 0.5).finish()
+    status, said, error = Recording(tmp_path / "out", "--wait", 0.5).finish()
     assert status == 2
-    assert "no output of /perception arrived: is it running and active" in error
+    assert "no output of /perception arrived: is it running and active" in error and "nothing was recorded" in said
     assert json.loads((tmp_path / "out" / "arrivals.json").read_text())["cameras"] == {
         "front": {"outputs": ["segmentation/image", "depth/image", "normals/image"], "arrivals": []}
     }
-    with pytest.raises(BagError, match="holds no messages"):
-        open_storage(tmp_path / "out" / "outputs")
+    assert not (tmp_path / "out" / "outputs").exists()  # so that the same command may be tried again
+
+
+def test_where_nothing_arrives_the_node_says_why(tmp_path, pretend):
+    node = pretend()
+    said = node.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    recording = Recording(tmp_path / "out", "--wait", 8)
+    warning = DiagnosticStatus(level=DiagnosticStatus.WARN, name="perception: camera front", message="no camera_info")
+    fine = DiagnosticStatus(level=DiagnosticStatus.OK, name="perception: budget", message="held")
+    other = DiagnosticStatus(level=DiagnosticStatus.ERROR, name="motors", message="hot")
+    while recording.process.poll() is None:
+        said.publish(DiagnosticArray(status=[warning, fine, other]))
+        time.sleep(0.1)
+    status, _, error = recording.finish()
+    assert status == 2
+    assert error.rstrip().endswith("no output of /perception arrived: perception: camera front: no camera_info")
 
 
 def test_an_old_recording_is_not_overwritten(tmp_path):
@@ -219,6 +247,10 @@ def test_an_old_recording_is_not_overwritten(tmp_path):
         recorder.main(["--out", str(tmp_path)])
     with pytest.raises(UserError, match="--every 0: at least 1"):
         recorder.main(["--out", str(tmp_path), "--every", "0"])
+    with pytest.raises(UserError, match=r'"/a b" cannot be the name of a topic: topic name must not contain'):
+        recorder.main(["--out", str(tmp_path), "--topic", "a b"])
+    with pytest.raises(UserError, match='"/perception/a b" cannot be the name of a topic'):
+        recorder.main(["--out", str(tmp_path), "--cameras", "a b"])
 
 
 def test_a_failing_disk_stops_storing_but_not_the_rest(tmp_path, monkeypatch):

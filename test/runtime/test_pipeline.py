@@ -14,7 +14,7 @@ from mila_ros.models.config import ModelConfig
 from mila_ros.models.mila import Mila
 from mila_ros.runtime.budget import price
 from mila_ros.runtime.engine import Engine
-from mila_ros.runtime.passing import Ask
+from mila_ros.runtime.passing import Ask, Origin
 from mila_ros.runtime.pipeline import Pipeline
 
 TASKS = ("segmentation", "depth", "normals")
@@ -59,6 +59,7 @@ def wait(condition, seconds: float = 10.0) -> None:
 
 
 def frame(pipeline, clock, number, size=(64, 64), stamp=None):
+    """An answer, and whether it begins anew."""
     rgb = np.full((*size, 3), number % 255, np.uint8)
     with pipeline.fast_thread():
         return pipeline.answer(Ask("front", rgb, TASKS, 60.0, clock.now, number, stamp))
@@ -66,12 +67,14 @@ def frame(pipeline, clock, number, size=(64, 64), stamp=None):
 
 def test_asynchronous_frames_use_the_newest_memory_and_the_first_one_waits_for_its_own(start):
     pipeline, clock = start(mode="asynchronous", period=1.0)
-    answer, why = frame(pipeline, clock, 1)
+    answer, why = frame(pipeline, clock, 1, stamp=5)
     assert "slow" not in answer.milliseconds and "ila" in answer.milliseconds and why is None
     assert pipeline.keyframe_state("front", clock.now, 1).number == 1
+    assert answer.origin == Origin(1, stamp_ns=5)
     clock.now += 0.1
-    answer, _ = frame(pipeline, clock, 2)
+    answer, _ = frame(pipeline, clock, 2, stamp=6)
     assert "ila" in answer.milliseconds
+    assert answer.origin == Origin(1, age=pytest.approx(0.1), distance=1, stamp_ns=5)
     state = pipeline.keyframe_state("front", clock.now, 2)
     assert (state.number, state.distance) == (1, 1) and state.age == pytest.approx(0.1)
 
@@ -88,7 +91,7 @@ def test_asynchronous_frames_do_not_wait_for_a_slow_network_that_takes_long(engi
     pipeline, clock = start(mode="asynchronous", period=1.0)
     for number in (1, 2, 3):
         answer, _ = frame(pipeline, clock, number)
-        assert "ila" not in answer.milliseconds
+        assert "ila" not in answer.milliseconds and answer.origin == Origin()
         clock.now += 0.1
     assert pipeline.meter.window(clock.now).cameras["front"].counts.alone == 3
     go_on.set()
@@ -99,12 +102,16 @@ def test_asynchronous_frames_do_not_wait_for_a_slow_network_that_takes_long(engi
 
 def test_synchronous_keyframes_answer_from_the_slow_network(start):
     pipeline, clock = start(mode="synchronous", period=1.0)
-    stages = []
+    answers = []
     for number in range(1, 23):
-        stages.append(frame(pipeline, clock, number)[0].milliseconds)
+        answers.append(frame(pipeline, clock, number)[0])
         clock.now += 0.125
-    keyframes = [i for i, names in enumerate(stages) if "fast" not in names]
+    keyframes = [i for i, answer in enumerate(answers) if "fast" not in answer.milliseconds]
     assert keyframes == [0, 8, 16]
+    origins = [answer.origin for answer in answers]
+    assert [i for i, origin in enumerate(origins) if origin.slow] == keyframes
+    assert (origins[16].keyframe, origins[16].distance, origins[16].looked_up) == (3, 0, None)
+    assert (origins[15].keyframe, origins[15].distance, origins[15].looked_up) == (2, 7, 2)
     assert pipeline.keyframe_state("front", clock.now, 22).number == 3
 
 
