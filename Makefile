@@ -44,7 +44,7 @@ test: lint
 
 # A benchmark is a module in benchmarks/ that can be run; the others there help them.
 bench: setup
-	@$(ENV) for file in $$(grep -l '__name__ == "__main__"' benchmarks/*.py | grep -v rendered.py); do \
+	@$(ENV) for file in $$(grep -l '__name__ == "__main__"' benchmarks/*.py | grep -v -e rendered.py -e obstacles.py); do \
 	  python -m benchmarks.$$(basename $$file .py) $(ARGS) || exit 1; done
 
 lock: setup

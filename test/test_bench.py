@@ -16,10 +16,13 @@ if not (ROOT / "benchmarks").is_dir():
     pytest.skip("the benchmarks are not part of an installation", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import latency, roofline, rows, throughput  # noqa: E402
+from benchmarks import latency, obstacles, roofline, rows, throughput  # noqa: E402
 from mila_ros.models.config import ModelConfig  # noqa: E402
 from mila_ros.models.mila import Mila  # noqa: E402
+from mila_ros.ros.points_out import organised  # noqa: E402
 from mila_ros.runtime.engine import Engine  # noqa: E402
+from mila_ros.runtime.passing import Answer  # noqa: E402
+from mila_ros.worlds.frames import Intrinsics  # noqa: E402
 
 
 def _row(method, metric, value, unit="ms", setting=""):
@@ -182,3 +185,30 @@ def test_a_second_thread_that_fails_fails_the_measurement():
         second.give(1)
         second.finish(1)
     second.close()
+
+
+def test_obstacles_are_what_stands_above_the_floor():
+    """A camera one metre above the floor, looking ahead; a box stands on it. The answer bends the floor upwards."""
+    camera = Intrinsics(fx=60.0, fy=60.0, cx=39.5, cy=19.5, width=80, height=60)
+    labels = np.zeros((60, 80), np.uint8)
+    rows = np.arange(60, dtype=np.float32)[:, None]
+    depth = np.where(rows > 22, 60.0 / np.maximum(rows - 19.5, 1e-3), np.nan) + np.zeros((60, 80), np.float32)
+    labels[rows[:, 0] > 22] = 1
+    depth[20:40, 30:50], labels[20:40, 30:50] = 2.5, 2
+    depth = depth.astype(np.float32)
+
+    def cloud(depth, labels=None, leave_out=()):
+        answer = Answer(labels, None, depth, None, (60, 80), {})
+        return organised(answer, camera, 1, leave_out)
+
+    truth = cloud(depth)
+    exact = obstacles.counted(truth, cloud(depth), labels, (1,))
+    assert exact["floor"] > 500 and exact["thing"] > 100
+    assert exact["false"] == dict.fromkeys(obstacles.THRESHOLDS, 0)
+    assert exact["right"] == dict.fromkeys(obstacles.THRESHOLDS, exact["thing"])
+    # Seen a quarter too near, a floor one metre below is a quarter of a metre higher.
+    near = obstacles.counted(truth, cloud(0.75 * depth), labels, (1,))
+    assert near["false"][0.1] == near["false"][0.2] == near["floor"] and near["false"][0.3] == 0
+    known = obstacles.counted(truth, cloud(0.75 * depth, labels, (1,)), labels, (1,))
+    assert known["false"][0.1] == 0 and known["right"][0.1] == near["right"][0.1] > 100
+    assert obstacles.counted(truth, cloud(depth), labels, (7,)) is None  # no floor is seen

@@ -130,9 +130,12 @@ class Frames:
         return tuple(dict.fromkeys(task for outputs in self._outputs.values() for task in outputs.wanted()))
 
     def skippable(self, order: tuple[str, ...]) -> tuple[str, ...]:
-        """Tasks that may be left out; not depth while somebody wants points, which would go, too."""
-        points = any(outputs.wants_points() for outputs in self._outputs.values())
-        return tuple(task for task in order if task != "depth" or not points)
+        """Tasks that may be left out. While somebody wants points, not depth, without which there are none, nor
+        segmentation where it says which to leave out."""
+        if not any(outputs.wants_points() for outputs in self._outputs.values()):
+            return order
+        needed = ("depth", "segmentation") if self._settings().points_leave_out else ("depth",)
+        return tuple(task for task in order if task not in needed)
 
     def take(self, camera: str, frame: Frame) -> None:
         """In the executor's thread, so quick: leave the frame for the one that decodes."""

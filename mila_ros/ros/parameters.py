@@ -187,6 +187,12 @@ SETTINGS = (
     ),
     Setting("stale_after", 2.0, "Seconds without a frame after which a camera is reported as stale.", 0.1, 600.0),
     Setting("points.stride", 2, "Every how many rows and columns of the outputs a point is sent on points.", 1, 16),
+    Setting(
+        "points.leave_out",
+        [""],
+        "Classes whose points are left out (NaN), such as floor, for what takes every point for an obstacle.",
+        fixed=True,
+    ),
     Setting("view.max_depth", 10.0, "Metres at the far end of the depth picture's colours.", 0.1, 1000.0),
     Setting("view.opacity", 0.6, "How far class colours cover the camera's picture; 1: wholly.", 0.0, 1.0),
 )
@@ -252,7 +258,7 @@ class Parameters:
         self._on_change = on_change
         self._settings_of: dict[str, Setting] = {}
         self._declare(SETTINGS)
-        cameras = self._value("cameras")
+        cameras = node.get_parameter("cameras").value  # as it was given: twice the same is a mistake
         for index, camera in enumerate(check_cameras(cameras)):
             self._declare(camera_settings(camera, index == 0))
         self.settings = self._read()
@@ -300,18 +306,15 @@ class Parameters:
         return said
 
     def _value(self, name: str) -> Any:
-        value = self._node.get_parameter(name).value
-        return float(value) if isinstance(self._settings_of[name].default, float) else value
+        value, default = self._node.get_parameter(name).value, self._settings_of[name].default
+        if isinstance(default, list):  # "" stands for nothing: a list without values has no type in ROS
+            return tuple(dict.fromkeys(each for each in value if each))
+        return float(value) if isinstance(default, float) else value
 
     def _read(self) -> Settings:
-        values = {
-            setting.name.replace(".", "_"): self._value(setting.name)
-            for setting in SETTINGS
-            if setting.name not in ("cameras", "tasks", "skip_order")
-        }
-        cameras = tuple(self._read_camera(name) for name in self._value("cameras"))
-        tasks, skip = (tuple(dict.fromkeys(self._value(name))) for name in ("tasks", "skip_order"))
-        return Settings(cameras=cameras, tasks=tasks, skip_order=tuple(task for task in skip if task), **values)
+        values = {setting.name.replace(".", "_"): self._value(setting.name) for setting in SETTINGS}
+        values["cameras"] = tuple(self._read_camera(name) for name in values["cameras"])
+        return Settings(**values)
 
     def _read_camera(self, name: str) -> CameraSettings:
         image_topic, info_topic = self._value(f"{name}.image_topic"), self._value(f"{name}.camera_info_topic")

@@ -32,6 +32,7 @@ from mila_ros.ros.diagnostics import (
 )
 from mila_ros.ros.frames import Frames
 from mila_ros.ros.parameters import Parameters
+from mila_ros.ros.points_out import ids_of
 from mila_ros.ros.settings import Settings
 from mila_ros.ros.topics_out import OUTPUT_QOS, CameraOutputs
 from mila_ros.runtime.budget import price
@@ -118,6 +119,8 @@ class Perception(LifecycleNode):
             raise UserError("parameter tasks is empty; name at least one of segmentation, depth, normals")
         begin = time.monotonic()
         model = load_model(settings.model, settings.tasks)
+        classes = model.config.classes if "segmentation" in settings.tasks else ()
+        leave_out = ids_of(settings.points_leave_out, classes)
         engine = Engine(
             model,
             device=settings.device,
@@ -144,7 +147,7 @@ class Perception(LifecycleNode):
         self._engine = engine
         self._outputs = {
             camera.name: CameraOutputs(
-                self, camera.name, settings.tasks, engine.classes, engine.palette, settings.confidence
+                self, camera.name, settings.tasks, engine.classes, engine.palette, settings.confidence, leave_out
             )
             for camera in settings.cameras
         }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import array
+import difflib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
+from mila_ros.errors import UserError
 from mila_ros.ros.views import IGNORED
 from mila_ros.runtime.passing import Answer
 from mila_ros.worlds.frames import Intrinsics
@@ -18,13 +21,15 @@ FIELDS = ("x", "y", "z", "normal_x", "normal_y", "normal_z", "label")
 _BYTES = 4
 
 
-def organised(answer: Answer, camera: Intrinsics, stride: int) -> npt.NDArray[np.float32]:
+def organised(
+    answer: Answer, camera: Intrinsics, stride: int, leave_out: Sequence[int] = ()
+) -> npt.NDArray[np.float32]:
     """Points (h, w, 7) in the order of FIELDS: each stride-th row and column of an answer with depth.
 
     Metres and unit vectors in the optical frame (x right, y down, z forward; REP 103). NaN where depth is unknown, and
     in normals that were not asked for; the label is a uint32 in the last column's bits, 255 where there is none.
 
-    camera: in pixels of the answer.
+    camera: in pixels of the answer. leave_out: class ids whose points are NaN; they keep their labels.
     """
     assert answer.depth is not None
     depth = answer.depth[::stride, ::stride]
@@ -37,12 +42,31 @@ def organised(answer: Answer, camera: Intrinsics, stride: int) -> npt.NDArray[np
         points[..., 3:6] = answer.normals[::stride, ::stride]
     labels = points.view(np.uint32)[..., 6]
     labels[:] = IGNORED if answer.segmentation is None else answer.segmentation[::stride, ::stride]
+    if leave_out:
+        points[np.isin(labels, leave_out), :-1] = np.nan
     return points
 
 
-def point_cloud(header: Header, answer: Answer, camera: Intrinsics, stride: int) -> PointCloud2:
-    """The message: organised, so that neighbours in the picture are neighbours in it."""
-    points = organised(answer, camera, stride)
+def ids_of(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
+    """Class ids of the parameter points.leave_out.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    for name in names:
+        if name not in classes:
+            close = difflib.get_close_matches(name, classes, n=1)
+            hint = f'; did you mean "{close[0]}"?' if close else ""
+            known = ", ".join(classes) or "none: the task segmentation is not offered"
+            raise UserError(f'points.leave_out names the class "{name}", which there is not{hint} (classes: {known})')
+    return tuple(classes.index(name) for name in names)
+
+
+def point_cloud(
+    header: Header, answer: Answer, camera: Intrinsics, stride: int, leave_out: Sequence[int] = ()
+) -> PointCloud2:
+    """The message: organised, so that neighbours in the picture are neighbours in it. Arguments as for `organised`."""
+    points = organised(answer, camera, stride, leave_out)
     height, width, count = points.shape
     fields = [
         PointField(

@@ -57,6 +57,7 @@ class CameraOutputs:
         classes: names of the classes by id.
         palette: RGB by id; empty: made up.
         confidence: offer segmentation's confidence.
+        leave_out: ids of classes that have no points.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class CameraOutputs:
         classes: Sequence[str],
         palette: Sequence[Sequence[int]],
         confidence: bool,
+        leave_out: Sequence[int] = (),
     ) -> None:
         self._node = node
         self._publishers: list[LifecyclePublisher] = []
-        self._classes = tuple(classes)
+        self._classes, self._leave_out = tuple(classes), tuple(leave_out)
         self._table = colour_table(palette, len(classes))
         base = f"~/{camera}"
         self._image = {task: self._publisher(Image, f"{base}/{task}/image") for task in tasks}
@@ -185,9 +187,11 @@ class CameraOutputs:
         if answer.confidence is not None and self._confidence is not None and _heard(self._confidence):
             self._confidence.publish(_image(header, answer.confidence, "32FC1"))
             sent += 1
-        if answer.depth is not None and small is not None and self._points is not None and self.wants_points():
+        # Where classes are to be left out, and are not known, there would be obstacles that are none.
+        complete = answer.depth is not None and (answer.segmentation is not None or not self._leave_out)
+        if complete and small is not None and self._points is not None and self.wants_points():
             camera = Intrinsics(*intrinsics(small, answer.size, rectified))
-            self._points.publish(point_cloud(header, answer, camera, settings.points_stride))
+            self._points.publish(point_cloud(header, answer, camera, settings.points_stride, self._leave_out))
             sent += 1
         return sent
 

@@ -77,6 +77,7 @@ def made(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
         batch_window=getattr(request, "param", 500.0),  # below the second after which a camera is not waited for
         deadline=60e3,
         depth_encoding="32FC1",
+        points_leave_out=(),
         view_max_depth=10.0,
         view_opacity=0.5,
         camera=lambda name: SimpleNamespace(fallback_hfov=60.0, rectified=False),
@@ -150,7 +151,9 @@ def test_points_of_a_camera_without_calibration_cost_nothing_else(made: SimpleNa
 def test_depth_is_not_left_out_while_somebody_wants_points(made: SimpleNamespace) -> None:
     assert made.frames.skippable(("depth", "normals")) == ("depth", "normals")
     made.topics["left"].points = True
-    assert made.frames.skippable(("depth", "normals")) == ("normals",)
+    assert made.frames.skippable(("depth", "normals", "segmentation")) == ("normals", "segmentation")
+    made.settings.points_leave_out = ("floor",)  # which segmentation tells
+    assert made.frames.skippable(("depth", "normals", "segmentation")) == ("normals",)
 
 
 def test_it_ends_while_it_waits_for_others(made: SimpleNamespace) -> None:

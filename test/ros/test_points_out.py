@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from sensor_msgs.msg import PointField
 from std_msgs.msg import Header
 
-from mila_ros.ros.points_out import organised, point_cloud
+from mila_ros.errors import UserError
+from mila_ros.ros.points_out import ids_of, organised, point_cloud
 from mila_ros.worlds.frames import Intrinsics
 
 CAMERA = Intrinsics(fx=40.0, fy=30.0, cx=7.5, cy=5.5, width=16, height=12)
@@ -42,6 +44,28 @@ def test_what_is_unknown_is_not_made_up():
         assert np.isnan(points[row, column, :3]).all()
     assert np.isfinite(points[..., :3]).all(axis=-1).sum() == 12 * 16 - 3
     assert np.isnan(points[..., 3:6]).all() and (points.view(np.uint32)[..., 6] == 255).all()
+
+
+def test_classes_that_are_left_out_have_no_points():
+    labels = np.zeros((12, 16), np.uint8)
+    labels[6:], labels[:, 8:] = 1, 2
+    depth, normals = np.full((12, 16), 3.0, np.float32), np.full((12, 16, 3), 0.5, np.float32)
+    leave_out = ids_of(["floor", "rug"], ["wall", "floor", "rug"])
+    for stride in (1, 2):
+        points = organised(answer(depth=depth, normals=normals, segmentation=labels), CAMERA, stride, leave_out)
+        kept = labels[::stride, ::stride] == 0
+        assert (np.isfinite(points[..., :6]).all(axis=-1) == kept).all() and 0 < kept.sum() < kept.size
+        assert (np.isnan(points[..., :6]).all(axis=-1) == ~kept).all()
+        np.testing.assert_array_equal(points.view(np.uint32)[..., 6], labels[::stride, ::stride])
+
+
+def test_a_class_that_there_is_not_is_refused():
+    with pytest.raises(
+        UserError, match=r'the class "flor", which there is not; did you mean "floor"\? \(classes: wall'
+    ):
+        ids_of(["wall", "flor"], ["wall", "floor"])
+    with pytest.raises(UserError, match="segmentation is not offered"):
+        ids_of(["floor"], ())
 
 
 def test_the_message_says_how_it_is_laid_out():
