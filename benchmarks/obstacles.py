@@ -27,7 +27,7 @@ from mila_ros.errors import UserError
 from mila_ros.ros.points_out import ids_of, organised
 from mila_ros.runtime.engine import Engine
 from mila_ros.runtime.passing import Answer
-from mila_ros.worlds.frames import Frame, Intrinsics
+from mila_ros.worlds.frames import Frame
 from mila_ros.worlds.world import open_world_for
 
 FLOORS = ("floor", "floor mat")
@@ -87,19 +87,12 @@ def clouds(engine: Engine, frame: Frame, leave_out: Sequence[Sequence[int]]) -> 
     assert frame.depth is not None and frame.labels is not None
     answer = engine.answer_slow(engine.upload(frame.rgb), ("segmentation", "depth"), frame.intrinsics.fx)
     height, width = answer.size
-    small = _scaled(frame.intrinsics, height, width)
+    small = frame.intrinsics.scaled(width, height)
     nearest = {"dsize": (width, height), "interpolation": cv2.INTER_NEAREST}
     depth = np.asarray(cv2.resize(frame.depth, **nearest), np.float32)
     labels = np.asarray(cv2.resize(frame.labels, **nearest), np.uint8)
     truth = Answer(None, None, depth, None, answer.size, {})
     return [organised(answer, small, 1, some) for some in leave_out], organised(truth, small, 1), labels
-
-
-def _scaled(camera: Intrinsics, height: int, width: int) -> Intrinsics:
-    x, y = width / camera.width, height / camera.height
-    return Intrinsics(
-        camera.fx * x, camera.fy * y, (camera.cx + 0.5) * x - 0.5, (camera.cy + 0.5) * y - 0.5, width, height
-    )
 
 
 def rows_of(engine: Engine, frames: Iterator[Frame], tell: Callable[[], None]) -> list[Row]:
