@@ -18,7 +18,7 @@ from mila_ros.evaluation.judging import Judged, judge_run
 from mila_ros.evaluation.processes import orderly_end
 from mila_ros.evaluation.results import prepare
 from mila_ros.evaluation.session import CAMERA, NODE, Session, run_session
-from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_budgets
+from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_answers, read_budgets
 from mila_ros.models.checkpoint import read_header, resolve
 from mila_ros.models.config import ModelConfig
 from mila_ros.worlds.bag_storage import open_storage
@@ -115,7 +115,7 @@ def _report(
     frames = join(session.published, session.arrivals, CAMERA)
     storage = open_storage(session.recording)
     try:
-        budgets = read_budgets(storage, NODE, CAMERA)
+        budgets, answers = read_budgets(storage, NODE, CAMERA), read_answers(storage, NODE, CAMERA)
     finally:
         storage.close()
     judged = judge_run(given, session, config, out / "outputs")
@@ -135,6 +135,7 @@ def _report(
         title=f"{_title(given)}, through model {model.stem}, {time.strftime('%d %B %Y, %H:%M')}",
         summary=found,
         frames=frames,
+        answers=answers,
         budgets=budgets,
         usage=session.usage,
         moments=judged.chosen,

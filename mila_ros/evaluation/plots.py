@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mila_ros.evaluation.session import Usage
-from mila_ros.evaluation.timeline import FRAME_STAGES, BudgetSample, FrameTime, Latency, answered_in
+from mila_ros.evaluation.timeline import FRAME_STAGES, BudgetSample, FrameAnswer, FrameTime, Latency, answered_in
 
 INK, MUTED, GRID = "#1f2933", "#667585", "#e4e8ec"
 ACCENT, SECOND, WARM = "#2563a8", "#0f8b7a", "#d1495b"
@@ -111,46 +111,50 @@ def latency_histogram(frames: Sequence[FrameTime], latency: Latency) -> str:
     return as_svg(figure, "histogram")
 
 
-def latency_over_time(frames: Sequence[FrameTime], keyframes: Sequence[tuple[float, bool]], width: float = 11.6) -> str:
-    """Latency of each frame; crosses: not answered.
-
-    keyframes: seconds since the first frame, and whether the node told of it (False: between two that it told of).
-    """
+def latency_over_time(frames: Sequence[FrameTime], answers: Sequence[FrameAnswer], width: float = 11.6) -> str:
+    """Latency of each frame, by what it was spent on; crosses: not answered; below: when keyframes were seen."""
     start = frames[0].published_ns
-    answered = [((f.published_ns - start) * 1e-9, f.latency_ms) for f in frames if f.latency_ms is not None]
+    told = {answer.stamp_ns: answer for answer in answers}
+    answered = [f for f in frames if f.latency_ms is not None]
     missing = [(f.published_ns - start) * 1e-9 for f in frames if f.latency_ms is None]
     figure, axes = _figure(width)
     if answered:
-        times, values = zip(*answered)
-        axes.plot(times, values, color=ACCENT, linewidth=0.9, alpha=0.5)
-        axes.scatter(times, values, s=7, color=ACCENT, label="frame", zorder=3)
+        times = [(f.published_ns - start) * 1e-9 for f in answered]
+        values = [f.latency_ms or 0.0 for f in answered]
+        _stages_of_frames(axes, times, values, [told.get(f.stamp_ns) for f in answered])
+        axes.scatter(times, values, s=5, color=INK, label="last output", zorder=3, linewidths=0)
     if missing:
         axes.scatter(
             missing, [0] * len(missing), s=22, marker="x", color=WARM, label="not answered", zorder=4, clip_on=False
         )
-    _keyframe_ticks(axes, keyframes)
+    keyframes = sorted({answer.keyframe_ns for answer in answers if answer.keyframe_ns is not None})
+    if keyframes:
+        # Along the lower edge, whatever the scale of the latencies.
+        moments = [(stamp - frames[0].stamp_ns) * 1e-9 for stamp in keyframes]
+        below = axes.get_xaxis_transform()
+        axes.vlines(moments, 0, 0.05, transform=below, color=WARM, linewidth=2, label="keyframe", zorder=4)
     axes.set_ylim(bottom=0)
     axes.set(title="Latency over time", xlabel="s since the first frame", ylabel="ms")
     axes.margins(x=0.01)
-    axes.legend(**_ABOVE, ncols=4)
+    figure.legend(loc="outside lower center", ncols=11, handlelength=1, columnspacing=1.2)
     return as_svg(figure, "latency")
 
 
-def _keyframe_ticks(axes: Axes, keyframes: Sequence[tuple[float, bool]]) -> None:
-    for told, alpha, name in ((True, 1.0, "keyframe"), (False, 0.35, "keyframe between two reports, by the timer")):
-        moments = [moment for moment, known in keyframes if known == told]
-        if moments:
-            # Along the lower edge, whatever the scale of the latencies.
-            axes.vlines(
-                moments,
-                0,
-                0.05,
-                transform=axes.get_xaxis_transform(),
-                color=SECOND,
-                linewidth=2,
-                alpha=alpha,
-                label=name,
-            )
+def _stages_of_frames(
+    axes: Axes, times: Sequence[float], latencies: Sequence[float], told: Sequence[FrameAnswer | None]
+) -> None:
+    """Areas, one on another: what is left of the latency, then the stages in their order."""
+    stages = [answer.stages if answer is not None else {} for answer in told]
+    layers = {name: np.array([found.get(name, 0.0) for found in stages]) for name in FRAME_STAGES}
+    rest = np.maximum(0.0, np.asarray(latencies) - sum(layers.values()))
+    layers = {"transport and waiting": rest} | {name: values for name, values in layers.items() if values.any()}
+    axes.stackplot(
+        times,
+        list(layers.values()),
+        labels=[STAGE_NAMES.get(name, name) for name in layers],
+        colors=[STAGE_COLOURS[name] for name in layers],
+        linewidth=0,
+    )
 
 
 def where_time_went(stages: dict[str, float], mean_latency: float | None) -> str:
@@ -238,27 +242,25 @@ def budget_over_time(samples: Sequence[BudgetSample], start_ns: int) -> str | No
     return as_svg(figure, "budget")
 
 
-def keyframe_age(samples: Sequence[BudgetSample], start_ns: int) -> str | None:
-    """Age of the keyframe that answers, whenever the node reported; None where there was never one."""
-    # Without frames nobody asks for keyframes, and the last one only grows older.
-    known = [s for s, frames in zip(samples, answered_in(samples)) if frames and math.isfinite(s.keyframe_age)]
-    if not known:
+def keyframe_age(answers: Sequence[FrameAnswer], samples: Sequence[BudgetSample], start_ns: int) -> str | None:
+    """How old the keyframe of each answered frame was; crosses: it had none. None where no frame was answered."""
+    if not answers:
         return None
     figure, axes = _figure()
-    times = [(s.stamp_ns - start_ns) * 1e-9 for s in known]
-    axes.scatter(times, [s.keyframe_age for s in known], s=26, color=SECOND, label="age at the report", zorder=3)
-    axes.vlines(times, 0, [s.keyframe_age for s in known], color=SECOND, linewidth=1.2, alpha=0.5)
-    interval = [s.keyframe_interval for s in known]
-    if np.isfinite(interval).any():
-        axes.plot(times, interval, color=INK, linewidth=1.3, label="between finished keyframes (mean of the second)")
-    axes.axhline(
-        known[-1].keyframe_period, color=MUTED, linewidth=1.2, linestyle=(0, (4, 2)), label="period at the end"
-    )
-    axes.set_ylim(
-        0, max(max(s.keyframe_age for s in known), known[-1].keyframe_period, np.nanmax([0.0, *interval])) * 1.6
-    )
+    known = [((a.stamp_ns - start_ns) * 1e-9, a.keyframe_age) for a in answers if a.keyframe_ns is not None]
+    alone = [(a.stamp_ns - start_ns) * 1e-9 for a in answers if a.keyframe_ns is None]
+    if known:
+        times, ages = zip(*known)
+        axes.plot(times, ages, color=SECOND, linewidth=0.8, alpha=0.6)
+        axes.scatter(times, ages, s=6, color=SECOND, linewidths=0, label="a frame's", zorder=3)
+    if alone:
+        axes.scatter(alone, [0] * len(alone), s=22, marker="x", color=WARM, label="none", clip_on=False, zorder=4)
+    if samples:
+        period = [(s.stamp_ns - start_ns) * 1e-9 for s in samples], [s.keyframe_period for s in samples]
+        axes.step(*period, where="pre", color=MUTED, linewidth=1.2, linestyle=(0, (4, 2)), label="period of the timer")
+    axes.set_ylim(bottom=0)
     axes.set(title="Age of the keyframe", xlabel="s since the first frame", ylabel="s")
-    axes.legend(loc="upper right", fontsize=8)
+    axes.legend(**_ABOVE, ncols=3)
     return as_svg(figure, "keyframes")
 
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from mila_ros.evaluation import pictures, plots
 from mila_ros.evaluation.moments import Moment, nearest
 from mila_ros.evaluation.session import Usage
-from mila_ros.evaluation.timeline import BudgetSample, FrameTime, Latency, keyframe_times, stage_shares
+from mila_ros.evaluation.timeline import BudgetSample, FrameAnswer, FrameTime, Latency, stage_shares
 
 TASKS = {"segmentation": "Segmentation", "depth": "Depth", "normals": "Normals"}
 _WIDEST = 480  # pixels of a picture in the page; larger ones only make it heavy
@@ -27,6 +27,7 @@ class Evidence:
     """What was played."""
     summary: Mapping[str, Any]
     frames: Sequence[FrameTime]
+    answers: Sequence[FrameAnswer]
     budgets: Sequence[BudgetSample]
     usage: Sequence[Usage]
     moments: Sequence[Moment]
@@ -218,15 +219,14 @@ def _plots(evidence: Evidence) -> dict[str, str | None]:
     frames, budgets = evidence.frames, evidence.budgets
     latency = Latency.of(frames)
     wall, monotonic = frames[0].stamp_ns, frames[0].published_ns
-    keyframes = [((at - wall) * 1e-9, told) for at, told in keyframe_times(budgets)]
     stages = stage_shares(budgets)
     with plots.styled():
         return {
-            "latency": plots.latency_over_time(frames, keyframes),
+            "latency": plots.latency_over_time(frames, evidence.answers),
             "histogram": plots.latency_histogram(frames, latency) if latency.p50 is not None else None,
             "where": plots.where_time_went(stages, latency.mean) if stages else None,
             "stages": plots.stages_over_time(budgets, wall) if stages else None,
             "budget": plots.budget_over_time(budgets, wall),
-            "keyframes": plots.keyframe_age(budgets, wall),
+            "keyframes": plots.keyframe_age(evidence.answers, budgets, wall),
             "usage": plots.usage_over_time(evidence.usage, monotonic, evidence.cores),
         }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,11 @@ class FrameTime:
     def latency_ms(self) -> float | None:
         """From publication to the last output; None where one is missing."""
         return None if self.arrived_ns is None else (self.arrived_ns - self.published_ns) * 1e-6
+
+
+def nanoseconds(time: Any) -> int:
+    """Of a builtin_interfaces/Time."""
+    return int(time.sec) * 1_000_000_000 + int(time.nanosec)
 
 
 def join(published: Iterable[Mapping[str, Any]], arrivals: Mapping[str, Any], camera: str) -> list[FrameTime]:
@@ -120,9 +124,6 @@ class BudgetSample:
     """Stage -> runs in the window and their mean milliseconds."""
     counts: dict[str, int] = field(default_factory=dict)
     """Totals of the camera: received, answered, dropped, late, failed, idle, keyframes."""
-    keyframe_id: int = 0
-    """Running number of the keyframe that answers; 0: none."""
-    keyframe_age: float = math.nan
     reason: str = ""
 
 
@@ -133,7 +134,7 @@ def budget_sample(message: Any, camera: str) -> BudgetSample:
     """A mila_ros/ComputeBudget message (or anything with its fields) as one camera sees it."""
     own = next((c for c in message.cameras if c.camera == camera), None)
     return BudgetSample(
-        stamp_ns=message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec,
+        stamp_ns=nanoseconds(message.header.stamp),
         device=message.device,
         precision=message.precision,
         backend=message.backend,
@@ -147,8 +148,6 @@ def budget_sample(message: Any, camera: str) -> BudgetSample:
         rss_mb=float(message.rss_mb),
         stages={stage.name: (int(stage.count), float(stage.mean_ms)) for stage in message.stages},
         counts={name: int(getattr(own, name)) for name in COUNTS} if own is not None else {},
-        keyframe_id=int(own.keyframe_id) if own is not None else 0,
-        keyframe_age=float(own.keyframe_age_s) if own is not None else math.nan,
         reason=message.reason,
     )
 
@@ -176,22 +175,30 @@ def flops_saved(samples: Sequence[BudgetSample]) -> float | None:
     return sum(saved * frames for saved, frames in weighed) / total if total else None
 
 
-def keyframe_times(samples: Sequence[BudgetSample]) -> list[tuple[float, bool]]:
-    """When the pictures of the keyframes arrived: (ns on the clock of the stamps, whether the node said so).
+@dataclass(frozen=True)
+class FrameAnswer:
+    """What the node said of one answered frame."""
 
-    The node tells of the keyframe that answers at each report; those in between lie on the timer's grid, and are put
-    there evenly.
-    """
-    told: dict[int, float] = {}
-    for sample in samples:
-        if sample.keyframe_id and math.isfinite(sample.keyframe_age):
-            told.setdefault(sample.keyframe_id, sample.stamp_ns - sample.keyframe_age * 1e9)
-    numbers = sorted(told)
-    times = [(told[number], True) for number in numbers]
-    for one, other in pairwise(numbers):
-        step = (told[other] - told[one]) / (other - one)
-        times += [(told[one] + step * index, False) for index in range(1, other - one)]
-    return sorted(times)
+    stamp_ns: int
+    keyframe_ns: int | None
+    """Stamp of the keyframe that it was answered from; None: the fast network answered alone."""
+    keyframe_age: float
+    """Seconds."""
+    stages: dict[str, float]
+    """Milliseconds."""
+
+
+def frame_answer(message: Any) -> FrameAnswer:
+    """A mila_ros/AnswerInfo message (or anything with its fields)."""
+    keyframe = None if message.keyframe_id == 0 else nanoseconds(message.keyframe_stamp)
+    stages = dict(zip(message.stages, map(float, message.stage_ms), strict=True))
+    return FrameAnswer(nanoseconds(message.header.stamp), keyframe, float(message.keyframe_age_s), stages)
+
+
+def read_answers(storage: Storage, node: str, camera: str) -> list[FrameAnswer]:
+    """What the node said of each answered frame of a recording, in its order."""
+    topic = f"{node}/{camera}/answer_info"
+    return [frame_answer(storage.deserialize(message)) for message in storage.messages([topic])]
 
 
 def stage_shares(samples: Sequence[BudgetSample]) -> dict[str, float]:

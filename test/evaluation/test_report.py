@@ -12,7 +12,7 @@ import pytest
 from mila_ros.evaluation import pictures, report, summary
 from mila_ros.evaluation.moments import Moment
 from mila_ros.evaluation.session import Usage
-from mila_ros.evaluation.timeline import BudgetSample, FrameTime
+from mila_ros.evaluation.timeline import BudgetSample, FrameAnswer, FrameTime
 
 S = 1_000_000_000
 WALL = 1_700_000_000 * S
@@ -58,9 +58,17 @@ def _budgets():
                 "dropped": 3 * (i + 1),
                 "keyframes": 3 * (i + 1),
             },
-            keyframe_age=0.2,
         )
         for i in range(3)
+    ]
+
+
+def _answers():
+    """The first without a keyframe; then one in each second."""
+    frames = [frame for frame in _frames() if frame.arrived_ns is not None]
+    return [
+        FrameAnswer(f.stamp_ns, None if i == 0 else WALL + f.published_ns // S * S, 0.2, {"decode": 2.0, "fast": 20.0})
+        for i, f in enumerate(frames)
     ]
 
 
@@ -83,7 +91,7 @@ def _moments(truth):
     return made
 
 
-def _evidence(metrics=METRICS, truth=True, frames=None, budgets=None, usage=None, notes=()):
+def _evidence(metrics=METRICS, truth=True, frames=None, budgets=None, usage=None, notes=(), answers=None):
     frames = _frames() if frames is None else frames
     budgets = _budgets() if budgets is None else budgets
     usage = _usage() if usage is None else usage
@@ -91,6 +99,7 @@ def _evidence(metrics=METRICS, truth=True, frames=None, budgets=None, usage=None
         title="Recording room <b>1</b>",
         summary=summary.build(frames, budgets, usage, metrics, JUDGED if metrics else {}, {"source": "room"}),
         frames=frames,
+        answers=_answers() if answers is None else answers,
         budgets=budgets,
         usage=usage,
         moments=_moments(truth),
@@ -155,6 +164,11 @@ def test_the_page_stands_alone(truth):
     assert ("ground truth" in page) == truth
 
 
+def test_a_run_of_an_older_node_has_no_stages_of_frames():
+    page = report.render(_evidence(answers=[]))
+    assert page.count("<svg") == 6 and "Age of the keyframe" not in page
+
+
 def test_metrics_in_the_page_are_those_of_the_summary():
     rows = {row["key"]: row["value"] for row in report.metric_rows(_evidence().summary)}
     assert rows["segmentation.miou"] == "41.0 %" and rows["depth.rmse"] == "0.500 m"
@@ -164,7 +178,9 @@ def test_metrics_in_the_page_are_those_of_the_summary():
 
 def test_a_page_of_a_run_that_answered_nothing():
     """No latency, no budget, no pictures: still a page that says so."""
-    evidence = _evidence(metrics={}, truth=False, frames=_frames(answered=False), budgets=[], usage=[], notes=["Why."])
+    evidence = _evidence(
+        metrics={}, truth=False, frames=_frames(answered=False), budgets=[], usage=[], notes=["Why."], answers=[]
+    )
     page = report.render(report.Evidence(**{**vars(evidence), "moments": []}))
     assert "of 90" in page and "Why." in page
 

@@ -16,8 +16,8 @@ from mila_ros.evaluation.timeline import (
     Latency,
     budget_sample,
     flops_saved,
+    frame_answer,
     join,
-    keyframe_times,
     percentile,
     stage_shares,
 )
@@ -115,24 +115,23 @@ def test_stages_are_spread_over_the_answered_frames():
     assert stage_shares([]) == {}
 
 
-def test_keyframes_between_reports_are_marked_as_guessed():
-    second = 1_000_000_000
-    samples = [
-        _sample(stamp_ns=1 * second),  # none yet
-        _sample(stamp_ns=2 * second, keyframe_id=1, keyframe_age=0.5),
-        _sample(stamp_ns=3 * second, keyframe_id=4, keyframe_age=0.3),
-        _sample(stamp_ns=4 * second, keyframe_id=4, keyframe_age=1.3),  # the same one
-        _sample(stamp_ns=5 * second, keyframe_id=5, keyframe_age=0.1),
-    ]
-    times = keyframe_times(samples)
-    assert [told for _, told in times] == [True, False, False, True, True]
-    assert [at / second for at, _ in times] == pytest.approx([1.5, 1.9, 2.3, 2.7, 4.9])
+def test_what_the_node_says_of_a_frame():
+    def info(**values):
+        stamps = {"header": SimpleNamespace(stamp=SimpleNamespace(sec=2, nanosec=5))}
+        stamps["keyframe_stamp"] = SimpleNamespace(sec=1, nanosec=999_999_999)
+        usual = {"keyframe_id": 4, "keyframe_age_s": 0.25, "stages": ["fast", "ila"], "stage_ms": [3.0, 2.0]}
+        return SimpleNamespace(**(stamps | usual | values))
+
+    answer = frame_answer(info())
+    assert (answer.stamp_ns, answer.keyframe_ns, answer.keyframe_age) == (2_000_000_005, 1_999_999_999, 0.25)
+    assert answer.stages == {"fast": 3.0, "ila": 2.0}
+    assert frame_answer(info(keyframe_id=0)).keyframe_ns is None  # answered alone
 
 
 def test_budget_message_of_the_asked_camera():
     def camera(name, answered):
         counts = dict.fromkeys(("received", "dropped", "late", "failed", "idle", "keyframes"), 1)
-        return SimpleNamespace(camera=name, answered=answered, keyframe_age_s=0.25, keyframe_id=7, **counts)
+        return SimpleNamespace(camera=name, answered=answered, **counts)
 
     message = SimpleNamespace(
         header=SimpleNamespace(stamp=SimpleNamespace(sec=2, nanosec=5)),
@@ -153,6 +152,6 @@ def test_budget_message_of_the_asked_camera():
     )
     sample = budget_sample(message, "front")
     assert sample.stamp_ns == 2_000_000_005
-    assert sample.counts["answered"] == 9 and sample.keyframe_id == 7
+    assert sample.counts["answered"] == 9
     assert sample.stages == {"fast": (30, 20.5)}
     assert budget_sample(message, "rear").counts == {}
