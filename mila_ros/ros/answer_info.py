@@ -14,17 +14,16 @@ from mila_ros.runtime.passing import Answer, Origin
 _NANOSECONDS = 1_000_000_000
 
 
-def answer_info(header: Header, answer: Answer, around: Mapping[str, float], latency_ms: float) -> AnswerInfo:
+def answer_info(header: Header, answer: Answer, stages: Mapping[str, float], latency_ms: float) -> AnswerInfo:
     """The message.
 
     Args:
         header: of the frame.
         answer: what was published of it.
-        around: milliseconds of the stages before and after the networks, by name.
+        stages: milliseconds by name, in their order.
         latency_ms: from the frame's arrival to its last output.
     """
     origin = answer.origin or Origin()
-    stages = {**around, **answer.milliseconds}
     match = math.nan if answer.match is None or origin.looked_up is None else answer.match
     info = AnswerInfo(
         header=header,

@@ -321,7 +321,8 @@ class Frames:
         total = (time.monotonic() - waiting.frame.arrived) * 1e3
         meter.time("total", total)
         meter.answered(camera, total, late=total > settings.deadline)
-        outputs.inform(header, answer, {"decode": waiting.decode_ms, "publish": publish_ms}, total)
+        stages = {"decode": waiting.decode_ms, **answer.milliseconds, "publish": publish_ms}
+        outputs.inform(header, answer, stages, total)
 
     def _calibrate(self, camera: str, size: tuple[int, int]) -> Calibration:
         """The camera's calibration for frames of this size, worked out anew only when something changed."""

@@ -195,10 +195,10 @@ class CameraOutputs:
             sent += 1
         return sent
 
-    def inform(self, header: Header, answer: Answer, around: Mapping[str, float], latency_ms: float) -> None:
+    def inform(self, header: Header, answer: Answer, stages: Mapping[str, float], latency_ms: float) -> None:
         """Say how a frame was answered that has been published, to those who subscribe (`answer_info`)."""
         if _heard(self._answer_info):
-            self._answer_info.publish(answer_info(header, answer, around, latency_ms))
+            self._answer_info.publish(answer_info(header, answer, stages, latency_ms))
 
     def _render(self, task: str, pixels: npt.NDArray[Any], rgb: Rgb, settings: Settings) -> Rgb:
         if task == "segmentation":
