@@ -21,6 +21,7 @@ from mila_ros.evaluation.session import CAMERA, NODE, Session, run_session
 from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_answers, read_budgets
 from mila_ros.models.checkpoint import read_header, resolve
 from mila_ros.models.config import ModelConfig
+from mila_ros.ros.support import check_parameters
 from mila_ros.worlds.bag_storage import open_storage
 
 MODEL = "indoor"
@@ -39,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
             or the recording is cut off (then the report on what could be read is there).
     """
     options = _parser().parse_args(argv)
+    check_parameters(options.param)
     model = resolve(options.model)
     config, _ = read_header(model)
     given = _given(options)

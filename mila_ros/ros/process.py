@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import rclpy
@@ -18,7 +19,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from mila_ros.errors import UserError
 from mila_ros.ros.perception import Perception
-from mila_ros.ros.support import interruptible
+from mila_ros.ros.support import check_parameter_file, check_parameters, interruptible
 
 LONGEST_END = 10.0  # seconds from a signal to the end of the process
 
@@ -38,7 +39,9 @@ def _arguments(argv: list[str]) -> list[str]:
     split = argv.index("--ros-args") if "--ros-args" in argv else len(argv)
     own = parser.parse_args(argv[:split])
     ros = argv[split:] or ["--ros-args"]
+    check_parameters(own.param)
     for file in own.params_file:
+        check_parameter_file(Path(file))
         ros += ["--params-file", file]
     for param in own.param:
         ros += ["-p", param]

@@ -145,7 +145,11 @@ def test_wrong_parameters_are_refused_with_a_sentence(checkpoint, arguments, wor
 
 
 def test_wrong_ros_arguments_are_refused_with_a_sentence(tmp_path):
-    assert "nowhere.yaml" in refusal("--params-file", str(tmp_path / "nowhere.yaml"))
+    assert "nowhere.yaml cannot be read: " in refusal("--params-file", str(tmp_path / "nowhere.yaml"))
+    (tmp_path / "odd.yaml").write_text("/perception:\n  ros__parameters: [1\n")
+    assert "odd.yaml is not valid YAML: " in refusal("--params-file", str(tmp_path / "odd.yaml"))
+    assert 'parameter "model=driving": write NAME:=VALUE' in refusal("-p", "model=driving")
+    assert 'parameter "tasks:=[depth": the value is not valid YAML' in refusal("-p", "tasks:=[depth")
     assert "ROS arguments" in refusal("--ros-args", "-p", "nonsense")
     with pytest.raises(SystemExit) as caught:
         main(["--nonsense"])
