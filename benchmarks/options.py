@@ -11,10 +11,11 @@ from mila_ros.models.checkpoint import load_model
 from mila_ros.runtime.engine import Engine
 
 
-def engine_parser(name: str, doc: str) -> argparse.ArgumentParser:
-    """The command line of benchmark `name`: frames, network, and what runs it."""
+def engine_parser(name: str, doc: str, bag: bool = True) -> argparse.ArgumentParser:
+    """The command line of benchmark `name`: frames (bag: from a recording), network, and what runs it."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.split("\n\n")[0])
-    parser.add_argument("--bag", type=Path, help="recording with the frames (default: the bundled clip)")
+    if bag:
+        parser.add_argument("--bag", type=Path, help="recording with the frames (default: the bundled clip)")
     parser.add_argument("--model", default="indoor", help="name of a shipped model or a checkpoint file")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")

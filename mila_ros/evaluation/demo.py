@@ -21,7 +21,7 @@ from mila_ros.evaluation.session import CAMERA, NODE, Session, run_session
 from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_answers, read_budgets
 from mila_ros.models.checkpoint import read_header, resolve
 from mila_ros.models.config import ModelConfig
-from mila_ros.ros.support import check_parameters
+from mila_ros.ros.arguments import check_parameters
 from mila_ros.worlds.bag_storage import open_storage
 
 MODEL = "indoor"
@@ -245,7 +245,8 @@ def _warnings(session: Session, frames: Sequence[FrameTime], found: dict[str, An
     if not found["keyframes"]:
         notes.append("The slow network finished no keyframe in this time: every answer is the fast network's alone.")
     if found["frames"]["lost"]:
-        notes.append(f"{found['frames']['lost']} frames were published but never reached the node.")
+        lost = found["frames"]["lost"]
+        notes.append(f"{lost} published {'frame' if lost == 1 else 'frames'} never reached the node.")
     if session.arrivals["lost_messages"]:
         notes.append(f"{session.arrivals['lost_messages']} messages were not stored: the disk was too slow.")
     return notes

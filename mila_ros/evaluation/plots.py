@@ -143,13 +143,18 @@ def latency_over_time(frames: Sequence[FrameTime], answers: Sequence[FrameAnswer
 def _stages_of_frames(
     axes: Axes, times: Sequence[float], latencies: Sequence[float], told: Sequence[FrameAnswer | None]
 ) -> None:
-    """Areas, one on another: what is left of the latency, then the stages in their order."""
-    stages = [answer.stages if answer is not None else {} for answer in told]
-    layers = {name: np.array([found.get(name, 0.0) for found in stages]) for name in FRAME_STAGES}
-    rest = np.maximum(0.0, np.asarray(latencies) - sum(layers.values()))
+    """Areas, one on another: what is left of the latency, then the stages in their order. Of frames that the node told
+    of; where it did not, the areas go on from the frame before to the one after."""
+    known = [(time, latency, answer.stages) for time, latency, answer in zip(times, latencies, told) if answer]
+    if not known:
+        return
+    moments, took, stages = zip(*known)
+    # The slow network is among them in synchronous mode.
+    layers = {name: np.array([found.get(name, 0.0) for found in stages]) for name in (*FRAME_STAGES, "slow")}
+    rest = np.maximum(0.0, np.asarray(took) - sum(layers.values()))
     layers = {"transport and waiting": rest} | {name: values for name, values in layers.items() if values.any()}
     axes.stackplot(
-        times,
+        moments,
         list(layers.values()),
         labels=[STAGE_NAMES.get(name, name) for name in layers],
         colors=[STAGE_COLOURS[name] for name in layers],
@@ -255,8 +260,10 @@ def keyframe_age(answers: Sequence[FrameAnswer], samples: Sequence[BudgetSample]
         axes.scatter(times, ages, s=6, color=SECOND, linewidths=0, label="a frame's", zorder=3)
     if alone:
         axes.scatter(alone, [0] * len(alone), s=22, marker="x", color=WARM, label="none", clip_on=False, zorder=4)
-    if samples:
-        period = [(s.stamp_ns - start_ns) * 1e-9 for s in samples], [s.keyframe_period for s in samples]
+    # Before the first frame and after the last one it only makes the picture wide.
+    meant = [s for s, frames in zip(samples, answered_in(samples)) if frames]
+    if meant:
+        period = [(s.stamp_ns - start_ns) * 1e-9 for s in meant], [s.keyframe_period for s in meant]
         axes.step(*period, where="pre", color=MUTED, linewidth=1.2, linestyle=(0, (4, 2)), label="period of the timer")
     axes.set_ylim(bottom=0)
     axes.set(title="Age of the keyframe", xlabel="s since the first frame", ylabel="s")

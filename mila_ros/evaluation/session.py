@@ -116,7 +116,7 @@ def run_session(
         *parameters,
     ]
     record = mila("record", "--out", str(recording), "--node", NODE, "--cameras", CAMERA, "--tasks", *tasks)
-    record += ["--wait", "inf"]  # it is ended from here
+    record += ["--wait", "inf", "--keep-empty"]  # it is ended from here; a report says why nothing was answered
     record += ["--every", str(every), *(["--topic", given.image_topic] if live else [])]
     play = mila("play", *given.play_arguments(), "--stamp", "now", "--log", str(play_log))
     # A recording's pictures are read again from it later; others are kept by the recorder, which subscribes, too.

@@ -115,7 +115,6 @@ class BudgetSample:
     mode: str
     model: str
     keyframe_period: float
-    keyframe_interval: float
     slow_gflops: float
     gflops_per_frame: float
     flops_saved: float
@@ -141,7 +140,6 @@ def budget_sample(message: Any, camera: str) -> BudgetSample:
         mode=message.mode,
         model=message.model,
         keyframe_period=float(message.keyframe_period_s),
-        keyframe_interval=float(message.keyframe_interval_s),
         slow_gflops=float(message.slow_gflops),
         gflops_per_frame=float(message.gflops_per_frame),
         flops_saved=float(message.flops_saved),

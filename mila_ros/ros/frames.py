@@ -130,11 +130,11 @@ class Frames:
         return tuple(dict.fromkeys(task for outputs in self._outputs.values() for task in outputs.wanted()))
 
     def skippable(self, order: tuple[str, ...]) -> tuple[str, ...]:
-        """Tasks that may be left out. While somebody wants points, not depth, without which there are none, nor
-        segmentation where it says which to leave out."""
-        if not any(outputs.wants_points() for outputs in self._outputs.values()):
-            return order
-        needed = ("depth", "segmentation") if self._settings().points_leave_out else ("depth",)
+        """Tasks that may be left out. Not depth while somebody wants points, without which there are none; not
+        segmentation while somebody wants obstacles, which it tells from the floor."""
+        outputs = self._outputs.values()
+        needed = {"depth"} if any(each.wants_points() for each in outputs) else set()
+        needed |= {"segmentation"} if any(each.wants_obstacles() for each in outputs) else set()
         return tuple(task for task in order if task not in needed)
 
     def take(self, camera: str, frame: Frame) -> None:
@@ -321,7 +321,7 @@ class Frames:
         total = (time.monotonic() - waiting.frame.arrived) * 1e3
         meter.time("total", total)
         meter.answered(camera, total, late=total > settings.deadline)
-        stages = {"decode": waiting.decode_ms, **answer.milliseconds, "publish": publish_ms}
+        stages = {"decode": waiting.decode_ms, **answer.waited(), "publish": publish_ms}
         outputs.inform(header, answer, stages, total)
 
     def _calibrate(self, camera: str, size: tuple[int, int]) -> Calibration:

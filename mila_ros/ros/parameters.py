@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -13,18 +12,17 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,
-    InvalidTopicNameException,
     ParameterUninitializedException,
 )
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
-from rclpy.validate_topic_name import validate_topic_name
 
 from mila_ros.camera_info import is_rectified
-from mila_ros.errors import UserError
+from mila_ros.errors import UserError, did_you_mean
 from mila_ros.images import MAX_PIXELS
 from mila_ros.models.config import TASKS
 from mila_ros.ros.settings import COMPRESSED_SUFFIX, CameraSettings, Settings
+from mila_ros.ros.support import topic_problem
 from mila_ros.runtime.devices import BACKENDS, PRECISIONS
 from mila_ros.runtime.pipeline import MODES
 from mila_ros.runtime.scene import FALL
@@ -33,7 +31,7 @@ TRANSPORTS = ("auto", "raw", "compressed")
 MATRICES = ("auto", "K", "P")
 DEPTH_ENCODINGS = ("32FC1", "16UC1")
 # A camera's name is a part of topic and parameter names; these already mean something there.
-RESERVED = ("keyframe", "threads", "points", "view", "qos_overrides", "budget")
+RESERVED = ("keyframe", "threads", "points", "obstacles", "view", "qos_overrides", "budget")
 # The camera of config/perception.yaml.
 _SHIPPED = tuple(
     f"front.{key}" for key in ("image_topic", "camera_info_topic", "transport", "camera_matrix", "fallback_hfov")
@@ -188,9 +186,9 @@ SETTINGS = (
     Setting("stale_after", 2.0, "Seconds without a frame after which a camera is reported as stale.", 0.1, 600.0),
     Setting("points.stride", 2, "Every how many rows and columns of the outputs a point is sent on points.", 1, 16),
     Setting(
-        "points.leave_out",
+        "obstacles.leave_out",
         [""],
-        "Classes whose points are left out (NaN), such as floor, for what takes every point for an obstacle.",
+        "Classes whose points are not among the obstacles; empty: floors and roads, by their names.",
         fixed=True,
     ),
     Setting("view.max_depth", 10.0, "Metres at the far end of the depth picture's colours.", 0.1, 1000.0),
@@ -301,8 +299,7 @@ class Parameters:
                 continue
             if name in _SHIPPED:
                 continue  # cameras of other names with the shipped parameters file
-            close = difflib.get_close_matches(name, declared, n=1)
-            said.append(f'there is no parameter "{name}"' + (f'; did you mean "{close[0]}"?' if close else ""))
+            said.append(f'there is no parameter "{name}"{did_you_mean(name, declared)}')
         return said
 
     def _value(self, name: str) -> Any:
@@ -324,12 +321,8 @@ class Parameters:
         if not info_topic:
             info_topic = f"{base.rpartition('/')[0]}/camera_info" if "/" in base else "camera_info"
         for key, topic in (("image_topic", base), ("camera_info_topic", info_topic)):
-            try:
-                validate_topic_name(topic)
-            except InvalidTopicNameException as error:
-                # Its second line draws an arrow under the wrong letter.
-                reason = str(error).splitlines()[0].rstrip(":")
-                raise UserError(f'parameter {name}.{key} is "{topic}": {reason}') from error
+            if reason := topic_problem(topic):
+                raise UserError(f'parameter {name}.{key} is "{topic}": {reason}')
         return CameraSettings(
             name=name,
             image_topic=base + COMPRESSED_SUFFIX if compressed else image_topic,
@@ -387,5 +380,5 @@ def _type_hint(setting: Setting) -> str:
     if isinstance(setting.default, int):
         return "it is a whole number"
     if isinstance(setting.default, list):
-        return "it is a list of words"
+        return 'it is a list of words, as in [one, other]; empty: [""]'
     return "it is a word"

@@ -32,7 +32,7 @@ from mila_ros.ros.diagnostics import (
 )
 from mila_ros.ros.frames import Frames
 from mila_ros.ros.parameters import Parameters
-from mila_ros.ros.points_out import ids_of
+from mila_ros.ros.points_out import no_obstacles
 from mila_ros.ros.settings import Settings
 from mila_ros.ros.topics_out import OUTPUT_QOS, CameraOutputs
 from mila_ros.runtime.budget import price
@@ -120,7 +120,7 @@ class Perception(LifecycleNode):
         begin = time.monotonic()
         model = load_model(settings.model, settings.tasks)
         classes = model.config.classes if "segmentation" in settings.tasks else ()
-        leave_out = ids_of(settings.points_leave_out, classes)
+        leave_out = no_obstacles(settings.obstacles_leave_out, classes)
         engine = Engine(
             model,
             device=settings.device,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +10,13 @@ import numpy.typing as npt
 from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
-from mila_ros.errors import UserError
+from mila_ros.errors import UserError, did_you_mean
 from mila_ros.ros.views import IGNORED
 from mila_ros.runtime.passing import Answer
 from mila_ros.worlds.frames import Intrinsics
 
+GROUND = ("floor", "floor mat", "rug", "carpet", "road", "pavement", "sidewalk", "ground", "terrain")
+"""What a robot drives on, by the names that data sets give it."""
 # As PCL names and types them; without the curvature of its Normal.
 FIELDS = ("x", "y", "z", "normal_x", "normal_y", "normal_z", "label")
 _BYTES = 4
@@ -47,18 +48,21 @@ def organised(
     return points
 
 
-def ids_of(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
-    """Class ids of the parameter points.leave_out.
+def no_obstacles(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
+    """Class ids of the parameter obstacles.leave_out; without names, those of GROUND that there are.
 
     Raises:
-        UserError: there is no such class.
+        UserError: there is no class of such a name.
     """
+    if not names:
+        return tuple(classes.index(name) for name in GROUND if name in classes)
     for name in names:
         if name not in classes:
-            close = difflib.get_close_matches(name, classes, n=1)
-            hint = f'; did you mean "{close[0]}"?' if close else ""
+            hint = did_you_mean(name, classes)
             known = ", ".join(classes) or "none: the task segmentation is not offered"
-            raise UserError(f'points.leave_out names the class "{name}", which there is not{hint} (classes: {known})')
+            raise UserError(
+                f'obstacles.leave_out names the class "{name}", which there is not{hint} (classes: {known})'
+            )
     return tuple(classes.index(name) for name in names)
 
 

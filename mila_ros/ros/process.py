@@ -18,8 +18,9 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
 from mila_ros.errors import UserError
+from mila_ros.ros.arguments import check_parameter_file, check_parameters
 from mila_ros.ros.perception import Perception
-from mila_ros.ros.support import check_parameter_file, check_parameters, interruptible
+from mila_ros.ros.support import interruptible
 
 LONGEST_END = 10.0  # seconds from a signal to the end of the process
 

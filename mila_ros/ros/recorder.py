@@ -19,18 +19,17 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
-from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from mila_ros.errors import UserError
+from mila_ros.ros.missing import missing_topics
 from mila_ros.ros.pacing import header_stamp
-from mila_ros.ros.support import interruptible, message_class
+from mila_ros.ros.support import interruptible, message_class, topic_problem
 from mila_ros.runtime.pauses import without_long_pauses
 from mila_ros.worlds.bag_topics import CAMERA_INFO, IMAGE, IMAGE_TYPES
 from mila_ros.worlds.bag_writer import BagWriter
@@ -40,7 +39,8 @@ _LOG = logging.getLogger(__name__)
 # Serialised messages that wait for the disk; further ones are not stored, but their arrival is still noted.
 _QUEUE = 128
 _DIAGNOSTICS = "/diagnostics"
-_LABEL_INFO = "segmentation/label_info"  # there where vision_msgs is installed
+_LOOK, _SETTLED, _PATIENCE = 0.1, 0.5, 5.0
+"""Seconds: between looks at the graph; for which publishers are to be there; after which what is missing is said."""
 
 
 class Storage:
@@ -91,7 +91,8 @@ class Storage:
 class Recorder(Node):
     """Subscribes to the outputs of a perception node.
 
-    perception: that node's full name, as in /perception. extra: topics to store too, once somebody publishes them.
+    perception: that node's full name, as in /perception. extra: topics to store too, once somebody publishes them,
+    beside the tasks' pictures and calibrations, answer_info, budget, /diagnostics and the names of the classes.
     every: of the pictures, store only those of each n-th stamp. view: ask for the pictures for people, too (the node
     renders them only while somebody does).
     """
@@ -115,16 +116,17 @@ class Recorder(Node):
         self.budgets = 0
         self.last_arrival: float | None = None
         """time.monotonic() of the newest output; None before the first."""
-        self.taken = 0
-        """Messages of any topic but the node's reports on itself."""
+        self.pictures_or_asked = 0
+        """Messages of outputs, and of further topics that were asked for: what a recording is made for."""
         self.ready = False
         """Whether every output has had a publisher for half a second: what is published from now on arrives here."""
-        self._complete = False
+        self._looks = 0
+        self._begin = time.monotonic()
+        self._warned = False
         self._perception = perception
-        self._reported: bytes | None = None
+        self._reported: list[DiagnosticStatus] = []
         self._order: dict[str, dict[int, int]] = {}
-        # Topic -> whose stamps it shares. Their types and QoS are learnt from the graph once somebody publishes them.
-        self._wanted = {topic: cameras[0] if len(cameras) == 1 else topic for topic in extra}
+        self._listened: set[str] = set()
         for camera in cameras:
             for task in tasks:
                 base = f"{perception}/{camera}/{task}"
@@ -133,12 +135,17 @@ class Recorder(Node):
                 if view:
                     self._listen(f"{base}/view", IMAGE, camera)
             self._listen(f"{perception}/{camera}/answer_info", "mila_ros/msg/AnswerInfo")
-            self._wanted[f"{perception}/{camera}/{_LABEL_INFO}"] = camera
         self._output_topics = [f"{perception}/{camera}/{output}" for camera in cameras for output in self.outputs]
         self._budget = f"{perception}/budget"
         self._listen(self._budget, "mila_ros/msg/ComputeBudget")
         self._listen(_DIAGNOSTICS, "diagnostic_msgs/msg/DiagnosticArray")
-        self.create_timer(0.5, self._look_around)
+        # The second where vision_msgs is installed.
+        names = ("segmentation/classes", "segmentation/label_info") if "segmentation" in tasks else ()
+        self._class_names = [f"{perception}/{camera}/{name}" for camera in cameras for name in names]
+        # Topic -> whose stamps it shares. Their types and QoS are learnt from the graph once somebody publishes them.
+        asked = [topic for topic in dict.fromkeys([*extra, *self._class_names]) if topic not in self._listened]
+        self._wanted = {topic: cameras[0] if len(cameras) == 1 else topic for topic in asked}
+        self.create_timer(_LOOK, self._look_around)
 
     def _listen(
         self,
@@ -150,6 +157,7 @@ class Recorder(Node):
         profile: QoSProfile | None = None,
     ) -> None:
         """Subscribes. camera: whose stamps the messages carry (None: all are stored); output: note its arrivals."""
+        self._listened.add(topic)
         kind = message_class(msgtype)
         if kind is None:
             raise UserError(f"{topic} cannot be recorded: its type {msgtype} is not installed")
@@ -159,8 +167,8 @@ class Recorder(Node):
         def arrive(data: bytes) -> None:
             now = time.monotonic_ns()
             if topic == _DIAGNOSTICS:
-                self._reported = data
-            self.taken += topic not in (self._budget, _DIAGNOSTICS)
+                self._note(data)
+            self.pictures_or_asked += topic not in (self._budget, _DIAGNOSTICS, *self._class_names)
             if order is None:
                 self.budgets += topic == self._budget
                 put(topic, msgtype, data)
@@ -179,10 +187,14 @@ class Recorder(Node):
         """Watches for the outputs' publishers, and subscribes to wanted topics that have one by now, with its QoS."""
         if not self.ready:
             complete = all(self.count_publishers(topic) for topic in self._output_topics)
-            if complete and self._complete:
+            self._looks = self._looks + 1 if complete else 0
+            if self._looks * _LOOK > _SETTLED:
                 self.ready = True
                 print("ready", flush=True)
-            self._complete = complete
+        if not self._warned and time.monotonic() - self._begin > _PATIENCE:
+            self._warned = True
+            for text in self.missing():
+                _LOG.warning("not there yet: %s", text)
         for topic, camera in list(self._wanted.items()):
             publishers = self.get_publishers_info_by_topic(topic)
             if not publishers:
@@ -198,18 +210,21 @@ class Recorder(Node):
             except UserError as error:
                 _LOG.warning("%s", error)
 
-    @property
     def missing(self) -> list[str]:
-        """Topics that were asked for, and that nobody has published."""
-        return [topic for topic in self._wanted if not topic.endswith(_LABEL_INFO)]
+        """What nobody publishes at the moment, in sentences."""
+        others = [topic for topic in self._wanted if topic not in self._class_names]
+        return missing_topics(self, self._perception, list(self.arrivals), self.outputs, others)
 
     def complaints(self) -> list[str]:
         """What the perception node last said about itself, where that is not that all is well."""
-        if self._reported is None:
-            return []
-        array = deserialize_message(self._reported, DiagnosticArray)
-        own = [status for status in array.status if status.name.startswith(self._perception.lstrip("/") + ":")]
-        return [f"{s.name}: {s.message}" for s in own if s.level != DiagnosticStatus.OK or s.message.startswith("not ")]
+        bad = [s for s in self._reported if s.level != DiagnosticStatus.OK or s.message.startswith("not ")]
+        return [f"{status.name}: {status.message}" for status in bad]
+
+    def _note(self, data: bytes) -> None:
+        """Keep what diagnostics say of the perception node; others write to that topic, too."""
+        name = self._perception.lstrip("/") + ":"
+        own = [status for status in deserialize_message(data, DiagnosticArray).status if status.name.startswith(name)]
+        self._reported = own or self._reported
 
     def as_dict(self) -> dict[str, Any]:
         """The arrivals, as they are written to arrivals.json."""
@@ -242,12 +257,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--cameras", nargs="+", default=["front"], metavar="NAME", help="its cameras (default front)")
     add("--tasks", nargs="+", default=list(TASKS), choices=TASKS, help="default: all three")
     add("--view", action="store_true", help="also the pictures for people; the node then has to render them")
-    add("--topic", nargs="+", default=[], metavar="TOPIC", help="further topics to store, of any installed type")
+    kept = "answer_info, budget, /diagnostics and the names of classes are stored anyway"
+    add("--topic", nargs="+", default=[], metavar="TOPIC", help=f"further topics, of any installed type; {kept}")
     add("--every", type=int, default=1, metavar="N", help="store the pictures of each N-th frame only (default 1)")
     add("--compress", action="store_true", help="zstd: half the size for several times the work")
     add("--duration", type=float, metavar="S", help="stop S seconds after the first output")
     add("--wait", type=float, default=120.0, metavar="S", help="give up where none came for S seconds (default 120)")
     add("--until-idle", type=float, metavar="S", help="stop when no output came for S seconds, after the first one")
+    add("--keep-empty", action="store_true", help="keep a recording without outputs, for what the node says of itself")
     return parser
 
 
@@ -282,11 +299,8 @@ def main(argv: list[str]) -> int:
     perception = "/" + options.node.strip("/")
     extra = [topic if topic.startswith("/") else f"/{topic}" for topic in options.topic]
     for topic in (*(f"{perception}/{camera}" for camera in options.cameras), *extra):
-        try:
-            validate_full_topic_name(topic)
-        except InvalidTopicNameException as error:
-            why = str(error).splitlines()[0].removeprefix("Invalid topic name: ")
-            raise UserError(f'"{topic}" cannot be the name of a topic: {why}') from None
+        if why := topic_problem(topic):
+            raise UserError(f'"{topic}" cannot be the name of a topic: {why}')
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -312,13 +326,12 @@ def main(argv: list[str]) -> int:
         print(f"recording {perception} ({', '.join(options.cameras)}) into {options.out}", flush=True)
         without_long_pauses()
         _spin(node, stopped, options)
+        missing = node.missing()
     _write_arrivals(options.out / "arrivals.json", perception, node, storage, begin)
     for camera, arrivals in node.arrivals.items():
         counts = ", ".join(f"{name} {sum(name in a for a in arrivals.values())}" for name in node.outputs)
         print(f"{camera}: {len(arrivals)} frames answered ({counts})")
-    if node.missing:
-        _LOG.warning("not recorded, since nobody published them: %s", ", ".join(node.missing))
-    if not node.taken:  # it would be in the way of the next attempt
+    if not node.pictures_or_asked and not options.keep_empty:  # it would be in the way of the next attempt
         shutil.rmtree(options.out / "outputs", ignore_errors=True)
         print("nothing was recorded", flush=True)
     else:
@@ -328,9 +341,10 @@ def main(argv: list[str]) -> int:
     if storage.lost:
         _LOG.warning("%d messages were not stored: the disk is too slow; --every stores fewer", storage.lost)
     if node.last_arrival is None and not stopped.is_set():
-        complaints = "; ".join(node.complaints())
-        asked = "is it running and active, with these cameras, in this ROS_DOMAIN_ID?"
-        raise UserError(f"no output of {perception} arrived: {complaints or asked}")
+        why = "; ".join(node.complaints() or missing) or "it says that all is well: does it get pictures?"
+        raise UserError(f"no output of {perception} arrived: {why}")
+    for text in missing:
+        _LOG.warning("not recorded, or not to the end: %s", text)
     return 0
 
 

@@ -50,7 +50,7 @@ class Settings:
     skip_order: tuple[str, ...]
     stale_after: float
     points_stride: int
-    points_leave_out: tuple[str, ...]
+    obstacles_leave_out: tuple[str, ...]
     view_max_depth: float
     view_opacity: float
 

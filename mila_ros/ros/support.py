@@ -1,4 +1,4 @@
-"""What the nodes behind `mila play` and `mila record` share."""
+"""What the nodes share: message classes by name, names of topics, an orderly end."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import contextlib
 import importlib
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
-from mila_ros.errors import UserError
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_topic_name import validate_topic_name
 
 
 def message_class(msgtype: str) -> Any | None:
@@ -24,38 +22,14 @@ def message_class(msgtype: str) -> Any | None:
         return None
 
 
-def check_parameters(given: Sequence[str]) -> None:
-    """That these are NAME:=VALUE with YAML behind it, as rcl wants parameters.
-
-    Raises:
-        UserError: one is not; rcl's own words for that name its grammar, not the mistake.
-    """
-    for text in given:
-        name, sign, value = text.partition(":=")
-        if not sign or not name.strip():
-            raise UserError(f'parameter "{text}": write NAME:=VALUE, such as device:=cpu')
-        try:
-            yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f'parameter "{text}": the value is not valid YAML: {_in_one_line(error)}') from error
-
-
-def check_parameter_file(path: Path) -> None:
-    """That it can be read, and is YAML.
-
-    Raises:
-        UserError: it is not.
-    """
+def topic_problem(topic: str) -> str | None:
+    """Why this cannot be the name of a topic, in words; None if it can."""
     try:
-        yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"parameters file {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"parameters file {path} is not valid YAML: {_in_one_line(error)}") from error
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        validate_topic_name(topic)
+    except InvalidTopicNameException as error:
+        # Its second line draws an arrow under the wrong letter.
+        return str(error).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")
+    return None
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class CameraOutputs:
         classes: names of the classes by id.
         palette: RGB by id; empty: made up.
         confidence: offer segmentation's confidence.
-        leave_out: ids of classes that have no points.
+        leave_out: ids of classes that are no obstacles.
     """
 
     def __init__(
@@ -78,7 +78,11 @@ class CameraOutputs:
         self._image = {task: self._publisher(Image, f"{base}/{task}/image") for task in tasks}
         self._info = {task: self._publisher(CameraInfo, f"{base}/{task}/camera_info") for task in tasks}
         self._view = {task: self._publisher(Image, f"{base}/{task}/view") for task in tasks}
-        self._points = self._publisher(PointCloud2, f"{base}/points") if "depth" in tasks else None
+        self._clouds: dict[str, LifecyclePublisher] = {}
+        if "depth" in tasks:
+            self._clouds["points"] = self._publisher(PointCloud2, f"{base}/points")
+            if "segmentation" in tasks:
+                self._clouds["obstacles"] = self._publisher(PointCloud2, f"{base}/obstacles")
         self._answer_info = self._publisher(AnswerInfo, f"{base}/answer_info")
         self._confidence: LifecyclePublisher | None = None
         self._latched: list[tuple[LifecyclePublisher, Any]] = []
@@ -122,8 +126,12 @@ class CameraOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
 
     def wants_points(self) -> bool:
-        """Whether somebody subscribes to the points, which take all tasks, and cannot be without depth."""
-        return self._points is not None and _heard(self._points)
+        """Whether somebody subscribes to points or obstacles, which take all tasks, and cannot be without depth."""
+        return any(_heard(cloud) for cloud in self._clouds.values())
+
+    def wants_obstacles(self) -> bool:
+        """Whether somebody subscribes to obstacles, which segmentation tells from the floor."""
+        return "obstacles" in self._clouds and _heard(self._clouds["obstacles"])
 
     def wanted(self, points: bool = True) -> tuple[str, ...]:
         """Tasks of which somebody subscribes to any topic (the latched ones need no work).
@@ -187,11 +195,19 @@ class CameraOutputs:
         if answer.confidence is not None and self._confidence is not None and _heard(self._confidence):
             self._confidence.publish(_image(header, answer.confidence, "32FC1"))
             sent += 1
-        # Where classes are to be left out, and are not known, there would be obstacles that are none.
-        complete = answer.depth is not None and (answer.segmentation is not None or not self._leave_out)
-        if complete and small is not None and self._points is not None and self.wants_points():
-            camera = Intrinsics(*intrinsics(small, answer.size, rectified))
-            self._points.publish(point_cloud(header, answer, camera, settings.points_stride, self._leave_out))
+        if answer.depth is not None and small is not None and self.wants_points():
+            sent += self._publish_clouds(
+                header, answer, Intrinsics(*intrinsics(small, answer.size, rectified)), settings
+            )
+        return sent
+
+    def _publish_clouds(self, header: Header, answer: Answer, camera: Intrinsics, settings: Settings) -> int:
+        sent = 0
+        for name, publisher in self._clouds.items():
+            if not _heard(publisher) or (name == "obstacles" and answer.segmentation is None):
+                continue  # without classes the floor would be an obstacle
+            leave_out = self._leave_out if name == "obstacles" else ()
+            publisher.publish(point_cloud(header, answer, camera, settings.points_stride, leave_out))
             sent += 1
         return sent
 

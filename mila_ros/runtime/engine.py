@@ -339,7 +339,7 @@ class Engine:
             torch.cuda.current_stream(self.device).synchronize()
         shares = {name: milliseconds / count for name, milliseconds in watch.read().items()}
         return [
-            Answer.of(arrays, i, size, {"upload": each.milliseconds, **shares}, matches[i])
+            Answer.of(arrays, i, size, {"upload": each.milliseconds, **shares}, matches[i], count)
             for i, each in enumerate(pictures)
         ]
 

@@ -144,8 +144,9 @@ class Keyframes:
         with self._done:
             self._done.wait_for(lambda: not self.of[camera].busy, seconds)
 
-    def make(self, ask: Ask, picture: Picture, reason: Reason) -> Keyframe[Memory] | None:
-        """Make one now, with the threads of both networks; None: the device has no memory for it."""
+    def make(self, ask: Ask, picture: Picture, reason: Reason) -> tuple[Keyframe[Memory], float] | None:
+        """Make one now, with the threads of both networks; and the milliseconds it took. None: the device has no memory
+        for it."""
         state = self.of[ask.camera]
         state.scheduler.started(ask.arrived)
         self._meter.keyframe_reason(reason.value)
@@ -160,7 +161,8 @@ class Keyframes:
         self._meter.time("slow", slow_ms)
         state.problem = None
         job = _Job(picture, ask.frame, ask.arrived, state.slot.epoch, picture.size, ask.tasks, ask.stamp_ns)
-        return self._finished(ask.camera, job, memory)
+        made = self._finished(ask.camera, job, memory)
+        return None if made is None else (made, slow_ms)
 
     def count(self, camera: str, size: tuple[int, int], tasks: tuple[str, ...], arrived: float) -> None:
         """Have the arithmetic of such frames counted once. After a frame's own keyframe: counting may wait, frames

@@ -83,6 +83,8 @@ class Origin:
     """The same in frames of the camera."""
     stamp_ns: int | None = None
     """Of the keyframe's picture."""
+    slow_ms: float = 0.0
+    """What the slow network took, where the frame waited for it."""
 
     @property
     def looked_up(self) -> int | None:
@@ -113,9 +115,10 @@ class Answer:
     depth: npt.NDArray[np.float32] | None  # (h, w) metres along the optical axis
     normals: npt.NDArray[np.float32] | None  # (h, w, 3) unit vectors, optical frame, facing the camera
     size: tuple[int, int]
-    milliseconds: dict[str, float]  # by stage
+    milliseconds: dict[str, float]  # by stage; of frames that were answered together, each its share
     match: float | None = None  # how alike frame and keyframe look, at most 1 (propagation.py); None: not known
     origin: Origin | None = None  # set by the pipeline
+    together: int = 1  # frames that were answered at once
 
     @classmethod
     def of(
@@ -125,6 +128,7 @@ class Answer:
         size: tuple[int, int],
         milliseconds: dict[str, float],
         match: float | None,
+        together: int = 1,
     ) -> Answer:
         """One of a batch. arrays: (B, h, w[, 3]), by task, and `confidence`; those that nobody wanted are missing."""
         found = {name: array[index] for name, array in arrays.items()}
@@ -136,7 +140,15 @@ class Answer:
             size=size,
             milliseconds=milliseconds,
             match=match,
+            together=together,
         )
+
+    def waited(self) -> dict[str, float]:
+        """Milliseconds by stage as this frame waited for them: for all of its batch, and for its own keyframe."""
+        found = {name: ms if name == "upload" else ms * self.together for name, ms in self.milliseconds.items()}
+        if self.origin is None or not self.origin.slow:
+            return found
+        return {"upload": found["upload"], "slow": self.origin.slow_ms, **found}
 
     def by_task(self) -> dict[str, npt.NDArray[Any]]:
         """The tasks that were answered."""

@@ -285,7 +285,8 @@ class Pipeline:
         if reason is not None and self._mode == "synchronous":
             made = self._keyframes.make(ask, picture, reason)
             if made is not None:
-                return _Begun(ask, picture, made.memory, why, _origin(made, ask, slow=True))
+                keyframe, slow_ms = made
+                return _Begun(ask, picture, keyframe.memory, why, _origin(keyframe, ask, slow_ms))
         if reason is not None and self._mode == "asynchronous":
             self._keyframes.ask(ask, picture, reason)
             if begins:
@@ -315,6 +316,7 @@ class Pipeline:
         self.meter.times(answer.milliseconds)
 
 
-def _origin(keyframe: Keyframe[Memory], ask: Ask, slow: bool = False) -> Origin:
+def _origin(keyframe: Keyframe[Memory], ask: Ask, slow_ms: float | None = None) -> Origin:
+    """slow_ms: what the slow network took, where the keyframe is the frame itself."""
     age, distance = ask.arrived - keyframe.captured, ask.frame - keyframe.frame
-    return Origin(keyframe.number, slow, age, distance, keyframe.stamp_ns)
+    return Origin(keyframe.number, slow_ms is not None, age, distance, keyframe.stamp_ns, slow_ms or 0.0)

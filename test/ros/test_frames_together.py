@@ -34,10 +34,13 @@ class Topics:
         self.published: list[tuple[Any, Any]] = []
         self.informed: list[tuple[Any, dict[str, float], float]] = []
         self.tasks: tuple[str, ...] = ("segmentation", "normals")
-        self.points = False
+        self.points = self.obstacles = False
 
     def wants_points(self) -> bool:
         return self.points
+
+    def wants_obstacles(self) -> bool:
+        return self.obstacles
 
     def wanted(self, points: bool = True) -> tuple[str, ...]:
         return ("segmentation", "depth", "normals") if points and self.points else self.tasks
@@ -77,7 +80,6 @@ def made(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
         batch_window=getattr(request, "param", 500.0),  # below the second after which a camera is not waited for
         deadline=60e3,
         depth_encoding="32FC1",
-        points_leave_out=(),
         view_max_depth=10.0,
         view_opacity=0.5,
         camera=lambda name: SimpleNamespace(fallback_hfov=60.0, rectified=False),
@@ -118,6 +120,9 @@ def test_cameras_are_answered_together_each_with_its_own_header(made: SimpleName
         _, stages, latency = topics.informed[-1]
         answer = topics.published[-1][1]
         assert list(stages) == ["decode", *answer.milliseconds, "publish"] and latency > sum(stages.values()) / 2
+        both = 2 if "normals" in topics.tasks and len(topics.tasks) == 2 else 1  # `left` was answered by itself
+        assert answer.together == both and stages["heads"] == both * answer.milliseconds["heads"]
+        assert stages["upload"] == answer.milliseconds["upload"]
         assert answer.origin.keyframe == 1 and answer.origin.stamp_ns == 1_000_000_000
         assert answer.origin.distance == second - 1
 
@@ -152,7 +157,7 @@ def test_depth_is_not_left_out_while_somebody_wants_points(made: SimpleNamespace
     assert made.frames.skippable(("depth", "normals")) == ("depth", "normals")
     made.topics["left"].points = True
     assert made.frames.skippable(("depth", "normals", "segmentation")) == ("normals", "segmentation")
-    made.settings.points_leave_out = ("floor",)  # which segmentation tells
+    made.topics["left"].obstacles = True
     assert made.frames.skippable(("depth", "normals", "segmentation")) == ("normals",)
 
 

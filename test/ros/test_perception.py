@@ -226,9 +226,14 @@ def test_each_answer_says_which_keyframe_it_is_from_and_what_took_the_time(peer)
     assert info.latency_ms > 0.9 * sum(took.values()) > 0
     peer.deaf(f"{OUT}/depth/image")
     # By itself it has nothing computed: nobody wants an answer.
-    before = counters(peer).answered
-    peer.publish(IMAGE, frame(99))
-    assert counters(peer).answered == before
+    before = counters(peer)
+
+    def idle():
+        peer.publish(IMAGE, frame(99))
+        return counters(peer).idle > before.idle
+
+    wait(idle, "a frame that nobody wants")
+    assert counters(peer).answered == before.answered
     peer.deaf(f"{OUT}/answer_info")
 
 
@@ -236,7 +241,7 @@ def test_points_lie_where_depth_and_calibration_say(peer):
     """For a rectified camera: P, which differs from K here."""
     info = camera_info()
     info.p[0], info.p[5], info.p[2], info.p[6] = 80.0, 70.0, 60.0, 50.0
-    clouds = peer.listen(PointCloud2, f"{OUT}/points")
+    clouds, obstacles = (peer.listen(PointCloud2, f"{OUT}/{name}") for name in ("points", "obstacles"))
     depth = exchange(peer, frame(90, frame_id="front_optical"), info=info)
     pixels = decode_depth(depth)
     cloud = wait(lambda: next((cloud for cloud in clouds if stamp(cloud) == stamp(depth)), None), "points")
@@ -253,6 +258,12 @@ def test_points_lie_where_depth_and_calibration_say(peer):
     length = np.sqrt(points["normal_x"] ** 2 + points["normal_y"] ** 2 + points["normal_z"] ** 2)
     np.testing.assert_allclose(length, 1, atol=1e-3)
     assert points["label"].max() < 4
+    cloud = wait(lambda: next((cloud for cloud in obstacles if stamp(cloud) == stamp(depth)), None), "obstacles")
+    things = np.frombuffer(cloud.data, kind).reshape(cloud.height, cloud.width)
+    floor = points["label"] == 1  # of wall, floor, chair, table
+    np.testing.assert_array_equal(np.isnan(things["z"]), floor)
+    np.testing.assert_array_equal(things["z"][~floor], points["z"][~floor])
+    peer.deaf(f"{OUT}/obstacles")
 
     peer.deaf(f"{OUT}/depth/image")  # points alone
     assert peer.set_parameter("points.stride", 4).successful

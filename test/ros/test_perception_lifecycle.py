@@ -136,7 +136,8 @@ def test_tasks_that_the_checkpoint_lacks_are_refused(tmp_path):
         (["tasks:=[segmentation, flow]"], "flow"),
         (["skip_order:=[normals, flow]"], "skip_order names flow; use some of segmentation"),
         (["device_share:=0.0"], "device_share is 0.0"),
-        (["points.leave_out:=[flor]"], 'points.leave_out names the class "flor"'),
+        (["obstacles.leave_out:=[flor]"], 'obstacles.leave_out names the class "flor"'),
+        (["obstacles.leave_out:=floor"], "it is a list of words, as in [one, other]"),
     ],
 )
 def test_wrong_parameters_are_refused_with_a_sentence(checkpoint, arguments, words):

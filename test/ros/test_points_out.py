@@ -10,7 +10,7 @@ from sensor_msgs.msg import PointField
 from std_msgs.msg import Header
 
 from mila_ros.errors import UserError
-from mila_ros.ros.points_out import ids_of, organised, point_cloud
+from mila_ros.ros.points_out import no_obstacles, organised, point_cloud
 from mila_ros.worlds.frames import Intrinsics
 
 CAMERA = Intrinsics(fx=40.0, fy=30.0, cx=7.5, cy=5.5, width=16, height=12)
@@ -50,7 +50,7 @@ def test_classes_that_are_left_out_have_no_points():
     labels = np.zeros((12, 16), np.uint8)
     labels[6:], labels[:, 8:] = 1, 2
     depth, normals = np.full((12, 16), 3.0, np.float32), np.full((12, 16, 3), 0.5, np.float32)
-    leave_out = ids_of(["floor", "rug"], ["wall", "floor", "rug"])
+    leave_out = no_obstacles(["floor", "mat"], ["wall", "floor", "mat"])
     for stride in (1, 2):
         points = organised(answer(depth=depth, normals=normals, segmentation=labels), CAMERA, stride, leave_out)
         kept = labels[::stride, ::stride] == 0
@@ -63,9 +63,11 @@ def test_a_class_that_there_is_not_is_refused():
     with pytest.raises(
         UserError, match=r'the class "flor", which there is not; did you mean "floor"\? \(classes: wall'
     ):
-        ids_of(["wall", "flor"], ["wall", "floor"])
+        no_obstacles(["wall", "flor"], ["wall", "floor"])
     with pytest.raises(UserError, match="segmentation is not offered"):
-        ids_of(["floor"], ())
+        no_obstacles(["floor"], ())
+    # Without names: what a robot drives on, where there is such a class.
+    assert no_obstacles([], ["wall", "road", "sidewalk", "floor mat"]) == (3, 1, 2) and no_obstacles([], ["a"]) == ()
 
 
 def test_the_message_says_how_it_is_laid_out():

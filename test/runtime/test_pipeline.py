@@ -111,6 +111,8 @@ def test_synchronous_keyframes_answer_from_the_slow_network(start):
     origins = [answer.origin for answer in answers]
     assert [i for i, origin in enumerate(origins) if origin.slow] == keyframes
     assert (origins[16].keyframe, origins[16].distance, origins[16].looked_up) == (3, 0, None)
+    assert origins[16].slow_ms > 0 and answers[16].waited()["slow"] == origins[16].slow_ms
+    assert list(answers[16].waited()) == ["upload", "slow", "heads", "download"] and "slow" not in answers[15].waited()
     assert (origins[15].keyframe, origins[15].distance, origins[15].looked_up) == (2, 7, 2)
     assert pipeline.keyframe_state("front", clock.now, 22).number == 3
 
