@@ -198,8 +198,9 @@ def test_frames_are_answered_by_memory_and_the_budget_says_what_it_cost(running)
     keys = {value.key for value in status(peer, "front").values}
     assert keys >= {"frames received", "latency p95 ms", "last input error"}
     assert status(peer, "rear").level == DiagnosticStatus.STALE
-    missing = "nobody publishes /rear/image_raw or /rear/image_raw/compressed; there are "
-    assert missing in status(peer, "rear").message and f"{IMAGE} (raw)" in status(peer, "rear").message
+    missing = "nobody publishes /rear/image_raw or /rear/image_raw/compressed"
+    assert f"{missing}; there are " in status(peer, "rear").message and f"{IMAGE} (raw)" in status(peer, "rear").message
+    # Once, though what else there is has changed since.
     assert process.log.count(f"camera rear: no frame comes: {missing}") == 1
     for task in ("segmentation", "normals"):
         peer.deaf(f"{OUT}/{task}/image")
