@@ -122,6 +122,22 @@ def test_from_recording_to_report(bag, model, tmp_path):
     assert _programs(out) == []
 
 
+def test_where_no_frame_can_be_answered_the_report_says_why(model, tmp_path):
+    small = tmp_path / "small"
+    with BagWriter(small) as writer:
+        for i in range(FRAMES):
+            stamp = START + i * 33_333_333
+            picture = writer.messages.image(np.zeros((12, 16, 3), np.uint8), "rgb8", stamp, "optical")
+            writer.write_message("/cam/color/image_raw", picture, stamp)
+    out = tmp_path / "out"
+    done = subprocess.run(_command(small, model, out), capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frames = json.loads((out / "summary.json").read_text())["frames"]
+    assert frames["answered"] == 0 and frames["failed"] > 0
+    why = f"{frames['failed']} of the frames could not be answered; the last one: a picture of 16x12 is too small"
+    assert why in done.stdout and why in (out / "report.html").read_text()
+
+
 def test_a_node_that_cannot_start_is_quoted(bag, model, tmp_path):
     """The error is the node's own, and nothing stays behind."""
     out = tmp_path / "out"

@@ -18,7 +18,7 @@ from mila_ros.evaluation.judging import Judged, judge_run
 from mila_ros.evaluation.processes import orderly_end
 from mila_ros.evaluation.results import prepare
 from mila_ros.evaluation.session import CAMERA, NODE, Session, run_session
-from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_answers, read_budgets
+from mila_ros.evaluation.timeline import BudgetSample, FrameTime, join, read_answers, read_budgets, read_failure
 from mila_ros.models.checkpoint import read_header, resolve
 from mila_ros.models.config import ModelConfig
 from mila_ros.ros.arguments import check_parameters
@@ -118,6 +118,7 @@ def _report(
     storage = open_storage(session.recording)
     try:
         budgets, answers = read_budgets(storage, NODE, CAMERA), read_answers(storage, NODE, CAMERA)
+        failure = read_failure(storage, NODE, CAMERA)
     finally:
         storage.close()
     judged = judge_run(given, session, config, out / "outputs")
@@ -132,7 +133,7 @@ def _report(
     if budgets:
         last = budgets[-1]
         found |= {"device": last.device, "precision": last.precision, "backend": last.backend, "mode": last.mode}
-    warnings = _warnings(session, frames, found, judged)
+    warnings = _warnings(session, frames, found, judged, failure)
     evidence = report.Evidence(
         title=f"{_title(given)}, through model {model.stem}, {time.strftime('%d %B %Y, %H:%M')}",
         summary=found,
@@ -220,9 +221,13 @@ def _notes(given: DemoInput, session: Session, found: dict[str, Any], judged: Ju
     return notes
 
 
-def _warnings(session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: Judged) -> list[str]:
+def _warnings(
+    session: Session, frames: Sequence[FrameTime], found: dict[str, Any], judged: Judged, failure: str | None
+) -> list[str]:
     """What went otherwise than a reader would think; also said on the terminal."""
     notes = list(session.notes)
+    if failure is not None:
+        notes.append(f"{found['frames']['failed']} of the frames could not be answered; the last one: {failure}.")
     if session.load_before is not None and session.load_before > 0.5 * machine.cores():
         notes.append(
             f"The machine was busy before the demo started (load {session.load_before:.1f} on {machine.cores()} "

@@ -156,6 +156,16 @@ def read_budgets(storage: Storage, node: str, camera: str) -> list[BudgetSample]
     return [budget_sample(storage.deserialize(message), camera) for message in storage.messages([topic])]
 
 
+def read_failure(storage: Storage, node: str, camera: str) -> str | None:
+    """Why the last frame that could not be answered was not, as the node's diagnostics have it."""
+    found = None
+    for message in storage.messages(["/diagnostics"]):
+        for status in storage.deserialize(message).status:
+            if status.name == f"{node.lstrip('/')}: camera {camera}":
+                found = next((value.value for value in status.values if value.key == "last input error"), found)
+    return None if found in (None, "-") else found
+
+
 def answered_in(samples: Sequence[BudgetSample]) -> list[int]:
     """Frames answered in each sample's window."""
     totals = [sample.counts.get("answered", 0) for sample in samples]
