@@ -17,7 +17,7 @@ import rclpy
 import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState, GetState
-from mila_ros.msg import ComputeBudget
+from mila_ros.msg import CameraBudget, ComputeBudget
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.context import Context
@@ -38,6 +38,11 @@ WAIT_SECONDS = 45.0
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+TASKS = ("segmentation", "depth", "normals")
+OUT = "/perception/front"
+IMAGE, INFO = "/camera/color/image_raw", "/camera/color/camera_info"
+"""Of the node that conftest.py starts."""
 
 
 def tiny_checkpoint(folder: Path, tasks: tuple[str, ...] = ("segmentation", "depth", "normals")) -> Path:
@@ -197,3 +202,44 @@ def camera_info(width: int = 128, height: int = 96, focal: float = 100.0) -> Cam
 
 def stamp(message: Any) -> tuple[int, int]:
     return message.header.stamp.sec, message.header.stamp.nanosec
+
+
+def exchange(
+    peer: Peer,
+    message: Any,
+    topic: str = IMAGE,
+    out: str = f"{OUT}/depth/image",
+    qos: QoSProfile | None = None,
+    info: CameraInfo | None = None,
+) -> Image:
+    """Publish a frame until its answer is there (a best-effort subscription may miss one); the answer.
+
+    As drivers do, each frame of the camera front comes with its camera_info.
+    """
+    answers = peer.listen(Image, out)
+    wait(lambda: peer.heard(out), f"the publisher of {out}")
+    end = time.monotonic() + 45
+    while time.monotonic() < end:
+        if topic == IMAGE:
+            peer.publish(INFO, info or camera_info(message.width, message.height))
+        peer.publish(topic, message, *(() if qos is None else (qos,)))
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            for answer in list(answers):
+                if stamp(answer) == stamp(message):
+                    return answer
+            time.sleep(0.01)
+    raise AssertionError(f"no answer on {out}")
+
+
+def status(peer: Peer, camera: str) -> Any:
+    """The camera's newest diagnostic status."""
+    return wait(lambda: peer.status(f"perception: camera {camera}"), "diagnostics")
+
+
+def counters(peer: Peer) -> CameraBudget:
+    """The counters of the camera front, from a budget that is newer than this call."""
+    budgets = peer.budgets()
+    seen = len(budgets)
+    wait(lambda: len(budgets) > seen, "a budget")
+    return budgets[-1].cameras[0]

@@ -15,103 +15,27 @@ import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
-from mila_ros.msg import AnswerInfo
 from rcl_interfaces.msg import ParameterType
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 
 from mila_ros.images import decode_depth, decode_labels, decode_normals
-from mila_ros.ros.cameras_in import scaled_info
 
 from .perception_harness import (
     BEST_EFFORT,
+    IMAGE,
+    INFO,
     LATCHED,
-    START_SECONDS,
-    NodeProcess,
-    Peer,
+    OUT,
+    TASKS,
     camera_info,
+    counters,
+    exchange,
     frame,
     stamp,
-    tiny_checkpoint,
+    status,
     wait,
 )
-
-TASKS = ("segmentation", "depth", "normals")
-OUT = "/perception/front"
-IMAGE, INFO = "/camera/color/image_raw", "/camera/color/camera_info"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory):
-    """One node for the whole module: a raw camera `front`, and `rear`, which is published compressed alone."""
-    folder = tmp_path_factory.mktemp("perception")
-    settings = {
-        "model": str(tiny_checkpoint(folder)),
-        "cameras": "[front, rear]",
-        "front.transport": "raw",
-        "front.camera_matrix": "P",
-        "qos_overrides./rear/image_raw/compressed.subscription.depth": "7",
-        "rear.fallback_hfov": "60.0",
-        "keyframe.period": "0.5",
-        "keyframe.longest_period": "0.0",  # a busy machine must not change what is tested here
-        "stale_after": "1.0",
-        "precision": "fp32",
-        "backend": "eager",  # pictures of many sizes come: compiling for each would take the processor from the others
-        "device": "cpu",
-        "deadline": "60000.0",
-    }
-    arguments = [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]
-    process = NodeProcess(folder / "node.log", *arguments)
-    peer = Peer()
-    try:
-        wait(lambda: not process.running() or "camera rear" in process.log, "the node's start", START_SECONDS)
-        assert process.running(), process.log
-        yield process, peer
-        assert process.running(), process.log
-        assert process.stop() == 0, process.log
-        assert "Traceback" not in process.log
-    finally:
-        peer.close()
-        process.stop()
-
-
-@pytest.fixture
-def peer(running):
-    return running[1]
-
-
-def exchange(peer, message, topic=IMAGE, out=f"{OUT}/depth/image", qos=None, info=None):
-    """Publish a frame until its answer is there (a best-effort subscription may miss one); the answer.
-
-    As drivers do, each frame of the camera front comes with its camera_info.
-    """
-    answers = peer.listen(Image, out)
-    wait(lambda: peer.heard(out), f"the publisher of {out}")
-    end = time.monotonic() + 45
-    while time.monotonic() < end:
-        if topic == IMAGE:
-            peer.publish(INFO, info or camera_info(message.width, message.height))
-        peer.publish(topic, message, *(() if qos is None else (qos,)))
-        until = time.monotonic() + 1
-        while time.monotonic() < until:
-            for answer in list(answers):
-                if stamp(answer) == stamp(message):
-                    return answer
-            time.sleep(0.01)
-    raise AssertionError(f"no answer on {out}")
-
-
-def status(peer, camera):
-    """The camera's newest diagnostic status."""
-    return wait(lambda: peer.status(f"perception: camera {camera}"), "diagnostics")
-
-
-def counters(peer):
-    """The counters of the camera front, from a budget that is newer than this call."""
-    budgets = peer.budgets()
-    seen = len(budgets)
-    wait(lambda: len(budgets) > seen, "a budget")
-    return budgets[-1].cameras[0]
 
 
 def test_three_tasks_come_with_the_header_of_their_frame(running):
@@ -204,81 +128,6 @@ def test_frames_are_answered_by_memory_and_the_budget_says_what_it_cost(running)
     assert process.log.count(f"camera rear: no frame comes: {missing}") == 1
     for task in ("segmentation", "normals"):
         peer.deaf(f"{OUT}/{task}/image")
-
-
-def test_each_answer_says_which_keyframe_it_is_from_and_what_took_the_time(peer):
-    infos = peer.listen(AnswerInfo, f"{OUT}/answer_info")
-    answers = peer.listen(Image, f"{OUT}/depth/image")
-    wait(lambda: peer.heard(f"{OUT}/answer_info") and peer.heard(f"{OUT}/depth/image"), "publishers")
-
-    def from_an_earlier_keyframe():
-        exchange(peer, frame(60 + len(infos)))
-        wait(lambda: infos, "an answer's info")
-        return infos[-1].keyframe_distance > 0
-
-    wait(from_an_earlier_keyframe, "an answer from an earlier frame's keyframe")
-    info = infos[-1]
-    assert stamp(info) in {stamp(answer) for answer in answers} and info.header.frame_id == "optical"
-    assert info.source == AnswerInfo.KEYFRAME and list(info.tasks) == ["depth"]
-    assert 0 < info.keyframe_age_s < 60 and info.keyframe_id >= 1
-    assert (info.keyframe_stamp.sec, info.keyframe_stamp.nanosec) < stamp(info)
-    took = dict(zip(info.stages, info.stage_ms, strict=True))
-    assert list(took) == ["decode", "upload", "fast", "ila", "heads", "download", "publish"]
-    assert info.latency_ms > 0.9 * sum(took.values()) > 0
-    peer.deaf(f"{OUT}/depth/image")
-    # By itself it has nothing computed: nobody wants an answer.
-    before = counters(peer)
-
-    def idle():
-        peer.publish(IMAGE, frame(99))
-        return counters(peer).idle > before.idle
-
-    wait(idle, "a frame that nobody wants")
-    assert counters(peer).answered == before.answered
-    peer.deaf(f"{OUT}/answer_info")
-
-
-def test_points_lie_where_depth_and_calibration_say(peer):
-    """For a rectified camera: P, which differs from K here."""
-    info = camera_info()
-    info.p[0], info.p[5], info.p[2], info.p[6] = 80.0, 70.0, 60.0, 50.0
-    clouds, obstacles = (peer.listen(PointCloud2, f"{OUT}/{name}") for name in ("points", "obstacles"))
-    depth = exchange(peer, frame(90, frame_id="front_optical"), info=info)
-    pixels = decode_depth(depth)
-    cloud = wait(lambda: next((cloud for cloud in clouds if stamp(cloud) == stamp(depth)), None), "points")
-    assert cloud.header == depth.header and (cloud.width, cloud.height) == (depth.width // 2, depth.height // 2)
-    assert [field.name for field in cloud.fields] == ["x", "y", "z", "normal_x", "normal_y", "normal_z", "label"]
-    kind = np.dtype([(field.name, "<u4" if field.name == "label" else "<f4") for field in cloud.fields])
-    assert cloud.point_step == kind.itemsize and cloud.row_step == kind.itemsize * cloud.width and cloud.is_dense
-    points = np.frombuffer(cloud.data, kind).reshape(cloud.height, cloud.width)
-    np.testing.assert_array_equal(points["z"], pixels[::2, ::2])
-    p = scaled_info(info, (depth.height, depth.width), (96, 128)).p
-    across, down = np.meshgrid(np.arange(0, depth.width, 2), np.arange(0, depth.height, 2))
-    np.testing.assert_allclose(points["x"], (across - p[2]) / p[0] * points["z"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(points["y"], (down - p[6]) / p[5] * points["z"], rtol=1e-4, atol=1e-5)
-    length = np.sqrt(points["normal_x"] ** 2 + points["normal_y"] ** 2 + points["normal_z"] ** 2)
-    np.testing.assert_allclose(length, 1, atol=1e-3)
-    assert points["label"].max() < 4
-    cloud = wait(lambda: next((cloud for cloud in obstacles if stamp(cloud) == stamp(depth)), None), "obstacles")
-    things = np.frombuffer(cloud.data, kind).reshape(cloud.height, cloud.width)
-    floor = points["label"] == 1  # of wall, floor, chair, table
-    np.testing.assert_array_equal(np.isnan(things["z"]), floor)
-    np.testing.assert_array_equal(things["z"][~floor], points["z"][~floor])
-    peer.deaf(f"{OUT}/obstacles")
-
-    peer.deaf(f"{OUT}/depth/image")  # points alone
-    assert peer.set_parameter("points.stride", 4).successful
-    clouds.clear()
-
-    def sparse():
-        peer.publish(INFO, info)
-        peer.publish(IMAGE, frame(91))
-        time.sleep(0.05)
-        return clouds and clouds[-1].width == depth.width // 4
-
-    wait(sparse, "fewer points")
-    assert peer.set_parameter("points.stride", 2).successful
-    peer.deaf(f"{OUT}/points")
 
 
 def test_publishers_of_both_kinds_of_reliability_are_heard(peer):
