@@ -30,10 +30,12 @@ def missing_topics(
     said = []
     if not below:
         said.append(_no_node(node, perception))
-    for camera in cameras if below else ():
+    elif not there:  # what every lifecycle node has is there from the start, the cameras' topics once it is configured
+        said.append(f"{perception} offers no camera: is it still loading its model, or not configured?")
+    for camera in cameras if there else ():
         if camera not in there:
-            has = ", ".join(there) or "none"
-            said.append(f"{perception} has no camera {camera}{did_you_mean(camera, there)} (cameras: {has})")
+            hint = did_you_mean(camera, there)
+            said.append(f"{perception} has no camera {camera}{hint} (cameras: {', '.join(there)})")
             continue
         lacking = [output for output in outputs if not node.count_publishers(f"{perception}/{camera}/{output}")]
         said += [f"{perception} does not offer {camera}/{output}" for output in lacking]

@@ -121,6 +121,10 @@ class Perception(LifecycleNode):
         model = load_model(settings.model, settings.tasks)
         classes = model.config.classes if "segmentation" in settings.tasks else ()
         leave_out = no_obstacles(settings.obstacles_leave_out, classes)
+        if classes and not leave_out and "depth" in settings.tasks:
+            self.get_logger().warning(
+                "no class is a floor or road by its name, so obstacles are all points: set obstacles.leave_out"
+            )
         engine = Engine(
             model,
             device=settings.device,

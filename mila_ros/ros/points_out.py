@@ -55,13 +55,14 @@ def no_obstacles(names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...
         UserError: there is no class of such a name.
     """
     if not names:
-        return tuple(classes.index(name) for name in GROUND if name in classes)
+        known = [name.casefold().replace("_", " ") for name in classes]
+        return tuple(known.index(name) for name in GROUND if name in known)
     for name in names:
         if name not in classes:
             hint = did_you_mean(name, classes)
-            known = ", ".join(classes) or "none: the task segmentation is not offered"
+            there = ", ".join(classes) or "none: the task segmentation is not offered"
             raise UserError(
-                f'obstacles.leave_out names the class "{name}", which there is not{hint} (classes: {known})'
+                f'obstacles.leave_out names the class "{name}", which there is not{hint} (classes: {there})'
             )
     return tuple(classes.index(name) for name in names)
 

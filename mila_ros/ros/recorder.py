@@ -127,6 +127,7 @@ class Recorder(Node):
         self._reported: list[DiagnosticStatus] = []
         self._order: dict[str, dict[int, int]] = {}
         self._listened: set[str] = set()
+        self._extra = set(extra)
         for camera in cameras:
             for task in tasks:
                 base = f"{perception}/{camera}/{task}"
@@ -168,7 +169,8 @@ class Recorder(Node):
             now = time.monotonic_ns()
             if topic == _DIAGNOSTICS:
                 self._note(data)
-            self.pictures_or_asked += topic not in (self._budget, _DIAGNOSTICS, *self._class_names)
+            reports = (self._budget, _DIAGNOSTICS, *self._class_names)
+            self.pictures_or_asked += topic in self._extra or topic not in reports
             if order is None:
                 self.budgets += topic == self._budget
                 put(topic, msgtype, data)
@@ -219,6 +221,10 @@ class Recorder(Node):
         """What the perception node last said about itself, where that is not that all is well."""
         bad = [s for s in self._reported if s.level != DiagnosticStatus.OK or s.message.startswith("not ")]
         return [f"{status.name}: {status.message}" for status in bad]
+
+    def nothing_wrong(self) -> str:
+        """For who waits in vain, and nothing is known to be wrong."""
+        return "it says that all is well: does it get pictures?" if self._reported else "it has not told of itself yet"
 
     def _note(self, data: bytes) -> None:
         """Keep what diagnostics say of the perception node; others write to that topic, too."""
@@ -299,7 +305,7 @@ def main(argv: list[str]) -> int:
     perception = "/" + options.node.strip("/")
     extra = [topic if topic.startswith("/") else f"/{topic}" for topic in options.topic]
     for topic in (*(f"{perception}/{camera}" for camera in options.cameras), *extra):
-        if why := topic_problem(topic):
+        if why := topic_problem(topic, full=True):
             raise UserError(f'"{topic}" cannot be the name of a topic: {why}')
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -341,8 +347,8 @@ def main(argv: list[str]) -> int:
     if storage.lost:
         _LOG.warning("%d messages were not stored: the disk is too slow; --every stores fewer", storage.lost)
     if node.last_arrival is None and not stopped.is_set():
-        why = "; ".join(node.complaints() or missing) or "it says that all is well: does it get pictures?"
-        raise UserError(f"no output of {perception} arrived: {why}")
+        why = "; ".join([*missing, *node.complaints()])
+        raise UserError(f"no output of {perception} arrived: {why or node.nothing_wrong()}")
     for text in missing:
         _LOG.warning("not recorded, or not to the end: %s", text)
     return 0

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
 
@@ -22,10 +23,10 @@ def message_class(msgtype: str) -> Any | None:
         return None
 
 
-def topic_problem(topic: str) -> str | None:
-    """Why this cannot be the name of a topic, in words; None if it can."""
+def topic_problem(topic: str, full: bool = False) -> str | None:
+    """Why this cannot be the name of a topic, in words; None if it can. full: nothing in it is left to resolve."""
     try:
-        validate_topic_name(topic)
+        (validate_full_topic_name if full else validate_topic_name)(topic)
     except InvalidTopicNameException as error:
         # Its second line draws an arrow under the wrong letter.
         return str(error).splitlines()[0].removeprefix("Invalid topic name: ").rstrip(":")

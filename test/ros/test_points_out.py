@@ -68,6 +68,7 @@ def test_a_class_that_there_is_not_is_refused():
         no_obstacles(["floor"], ())
     # Without names: what a robot drives on, where there is such a class.
     assert no_obstacles([], ["wall", "road", "sidewalk", "floor mat"]) == (3, 1, 2) and no_obstacles([], ["a"]) == ()
+    assert no_obstacles([], ["Wall", "Floor_Mat"]) == (1,)
 
 
 def test_the_message_says_how_it_is_laid_out():

@@ -248,12 +248,21 @@ def test_where_nothing_arrives_the_node_says_why(tmp_path, pretend):
     assert error.rstrip().endswith("no output of /perception arrived: perception: camera front: no camera_info")
 
 
+def test_a_node_that_still_loads_has_no_cameras_yet(tmp_path, pretend):
+    node = pretend(())
+    node.node.create_publisher(Header, "/perception/transition_event", 10)
+    status, _, error = Recording(tmp_path / "out", "--wait", 4).finish()
+    assert status == 2
+    assert "no output of /perception arrived: /perception offers no camera: is it still loading its model" in error
+
+
 def test_what_the_node_said_of_itself_may_be_kept(tmp_path, pretend):
     node = pretend()
     said = node.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    late = DiagnosticStatus(level=DiagnosticStatus.WARN, name="perception: budget", message="frames are late")
     recording = Recording(tmp_path / "out", "--wait", 8, "--keep-empty", "--cameras", "frnt")
     while recording.process.poll() is None:
-        said.publish(DiagnosticArray())
+        said.publish(DiagnosticArray(status=[late]))
         time.sleep(0.1)
     status, _, error = recording.finish()
     assert status == 2
@@ -270,6 +279,8 @@ def test_an_old_recording_is_not_overwritten(tmp_path):
         recorder.main(["--out", str(tmp_path), "--every", "0"])
     with pytest.raises(UserError, match=r'"/a b" cannot be the name of a topic: topic name must not contain'):
         recorder.main(["--out", str(tmp_path), "--topic", "a b"])
+    with pytest.raises(UserError, match="repeated '/'"):
+        recorder.main(["--out", str(tmp_path), "--topic", "/a//b"])
     with pytest.raises(UserError, match='"/perception/a b" cannot be the name of a topic'):
         recorder.main(["--out", str(tmp_path), "--cameras", "a b"])
 
