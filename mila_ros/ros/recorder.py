@@ -127,7 +127,11 @@ class Recorder(Node):
         self._reported: list[DiagnosticStatus] = []
         self._order: dict[str, dict[int, int]] = {}
         self._listened: set[str] = set()
-        self._extra = set(extra)
+        self._budget = f"{perception}/budget"
+        # The second where vision_msgs is installed.
+        names = ("segmentation/classes", "segmentation/label_info") if "segmentation" in tasks else ()
+        self._class_names = [f"{perception}/{camera}/{name}" for camera in cameras for name in names]
+        self._reports = {self._budget, _DIAGNOSTICS, *self._class_names} - set(extra)
         for camera in cameras:
             for task in tasks:
                 base = f"{perception}/{camera}/{task}"
@@ -137,12 +141,8 @@ class Recorder(Node):
                     self._listen(f"{base}/view", IMAGE, camera)
             self._listen(f"{perception}/{camera}/answer_info", "mila_ros/msg/AnswerInfo")
         self._output_topics = [f"{perception}/{camera}/{output}" for camera in cameras for output in self.outputs]
-        self._budget = f"{perception}/budget"
         self._listen(self._budget, "mila_ros/msg/ComputeBudget")
         self._listen(_DIAGNOSTICS, "diagnostic_msgs/msg/DiagnosticArray")
-        # The second where vision_msgs is installed.
-        names = ("segmentation/classes", "segmentation/label_info") if "segmentation" in tasks else ()
-        self._class_names = [f"{perception}/{camera}/{name}" for camera in cameras for name in names]
         # Topic -> whose stamps it shares. Their types and QoS are learnt from the graph once somebody publishes them.
         asked = [topic for topic in dict.fromkeys([*extra, *self._class_names]) if topic not in self._listened]
         self._wanted = {topic: cameras[0] if len(cameras) == 1 else topic for topic in asked}
@@ -163,14 +163,13 @@ class Recorder(Node):
         if kind is None:
             raise UserError(f"{topic} cannot be recorded: its type {msgtype} is not installed")
         order = self._order.setdefault(camera, {}) if camera else None
-        put = self._storage.put
+        put, meant = self._storage.put, topic not in self._reports
 
         def arrive(data: bytes) -> None:
             now = time.monotonic_ns()
             if topic == _DIAGNOSTICS:
                 self._note(data)
-            reports = (self._budget, _DIAGNOSTICS, *self._class_names)
-            self.pictures_or_asked += topic in self._extra or topic not in reports
+            self.pictures_or_asked += meant
             if order is None:
                 self.budgets += topic == self._budget
                 put(topic, msgtype, data)
